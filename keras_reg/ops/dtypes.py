@@ -1,0 +1,27 @@
+"""The dtype that a map computes in."""
+
+from typing import Any
+
+from keras import KerasTensor, backend, ops
+
+TINY = {"float32": 1.1754943508222875e-38, "float64": 2.2250738585072014e-308}
+"""Smallest normal number; below it backends differ in whether they see a zero."""
+
+
+def widen(x: Any) -> tuple[Any, str]:
+    """`x` in at least float32, and the dtype to give back."""
+    if not isinstance(x, KerasTensor):
+        x = ops.convert_to_tensor(x)
+    dtype = backend.standardize_dtype(x.dtype)
+    return (ops.cast(x, "float32") if dtype in ("float16", "bfloat16") else x), dtype
+
+
+def like(x: Any, number: Any) -> Any:
+    """A number or tensor in the dtype of `x`; a Python number does not pass through float32 on the way."""
+    if isinstance(number, (int, float)):
+        return ops.convert_to_tensor(number, dtype=x.dtype)
+    return ops.cast(number, x.dtype)
+
+
+def tiny(x: Any) -> float:
+    return TINY[backend.standardize_dtype(x.dtype)]

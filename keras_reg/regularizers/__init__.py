@@ -1,0 +1,19 @@
+"""Serializable penalties for `kernel_regularizer=` and every other place where Keras takes a regularizer."""
+
+from keras_reg.regularizers import build_check as build_check
+from keras_reg.regularizers.concave import MCP as MCP
+from keras_reg.regularizers.concave import SCAD as SCAD
+from keras_reg.regularizers.concave import Lq as Lq
+from keras_reg.regularizers.convex import L1 as L1
+from keras_reg.regularizers.convex import L1L2 as L1L2
+from keras_reg.regularizers.convex import L2 as L2
+from keras_reg.regularizers.convex import l1 as l1
+from keras_reg.regularizers.convex import l1_l2 as l1_l2
+from keras_reg.regularizers.convex import l2 as l2
+from keras_reg.regularizers.grouped import Grouped as Grouped
+from keras_reg.regularizers.grouped import GroupHoyerSquare as GroupHoyerSquare
+from keras_reg.regularizers.grouped import GroupLasso as GroupLasso
+from keras_reg.regularizers.grouped import SparseGroupLasso as SparseGroupLasso
+from keras_reg.regularizers.hoyer import HoyerSquare as HoyerSquare
+from keras_reg.regularizers.l0 import L0 as L0
+from keras_reg.regularizers.penalty import Penalty as Penalty

@@ -1,0 +1,143 @@
+"""Penalties that are concave in the magnitude: they spare large weights what L1 takes from all."""
+
+from typing import Any
+
+from keras import ops
+
+from keras_reg import ops as maps
+from keras_reg._registration import register
+from keras_reg._validation import greater_than, non_negative, real_number, step_size
+from keras_reg.ops.dtypes import tiny
+from keras_reg.regularizers.penalty import Entrywise
+
+
+@register
+class MCP(Entrywise):
+    """Minimax concave penalty: L1 at zero, fading linearly to no pull at all from `gamma * strength` on.
+
+    Each weight of magnitude `u` pays `strength * u - u**2 / (2 * gamma)` up to `u = gamma * strength`
+    and the constant `gamma * strength**2 / 2` beyond.
+
+    Args:
+        strength: Non-negative pull at zero, in units of loss per unit of weight.
+        gamma: Positive; the larger, the closer to L1. Defaults to 3.
+        proximal: See `Penalty`.
+
+    Example:
+
+    >>> from keras_reg.regularizers import MCP
+    >>> float(MCP(1.0, gamma=3.0)([1.5, 100.0]))
+    2.625
+
+    Reference: [Zhang, 2010](https://arxiv.org/abs/1002.4734).
+    """
+
+    def __init__(self, strength: float, gamma: float = 3.0, proximal: bool = False):
+        super().__init__(proximal)
+        self.strength = non_negative(strength, "strength")
+        self.gamma = greater_than(gamma, 0, "gamma")
+
+    def value(self, w: Any) -> Any:
+        if not self.strength:
+            return ops.zeros((), w.dtype)
+        size = ops.minimum(ops.absolute(w), self.gamma * self.strength)
+        return ops.sum(size * (self.strength - size / (2 * self.gamma)))
+
+    def slope(self, size: Any) -> Any:
+        return ops.maximum(self.strength - size / self.gamma, 0.0)
+
+    def prox(self, w: Any, step: Any) -> Any:
+        return maps.mcp_threshold(w, step_size(step), self.strength, self.gamma)
+
+    def get_config(self) -> dict:
+        return {"strength": self.strength, "gamma": self.gamma, **super().get_config()}
+
+
+@register
+class SCAD(Entrywise):
+    """Smoothly clipped absolute deviation: L1 up to `strength`, then a fading pull, none from `a * strength` on.
+
+    Each weight of magnitude `u` pays `strength * u` up to `u = strength`,
+    `(2 * a * strength * u - u**2 - strength**2) / (2 * (a - 1))` up to `a * strength`, and `strength**2 * (a + 1) / 2` beyond.
+
+    Args:
+        strength: Non-negative pull near zero, in units of loss per unit of weight.
+        a: Above 2; the larger, the closer to L1. Defaults to 3.7, the value of the paper.
+        proximal: See `Penalty`.
+
+    Example:
+
+    >>> from keras_reg.regularizers import SCAD
+    >>> float(SCAD(1.0, a=3.0)([0.5, 100.0]))
+    2.5
+
+    Reference: [Fan and Li, 2001](https://doi.org/10.1198/016214501753382273).
+    """
+
+    def __init__(self, strength: float, a: float = 3.7, proximal: bool = False):
+        super().__init__(proximal)
+        self.strength = non_negative(strength, "strength")
+        self.a = greater_than(a, 2, "a")
+
+    def value(self, w: Any) -> Any:
+        if not self.strength:
+            return ops.zeros((), w.dtype)
+        size = ops.minimum(ops.absolute(w), self.a * self.strength)
+        beyond = ops.maximum(size - self.strength, 0.0)
+        return ops.sum(self.strength * size - ops.square(beyond) / (2 * (self.a - 1)))
+
+    def slope(self, size: Any) -> Any:
+        fading = ops.maximum((self.a * self.strength - size) / (self.a - 1), 0.0)
+        return ops.minimum(fading, self.strength)
+
+    def prox(self, w: Any, step: Any) -> Any:
+        return maps.scad_threshold(w, step_size(step), self.strength, self.a)
+
+    def get_config(self) -> dict:
+        return {"strength": self.strength, "a": self.a, **super().get_config()}
+
+
+@register
+class Lq(Entrywise):
+    """`strength * sum(|w|**q)` with `0 < q < 1`: between the count of non-zeros (`q` to 0) and L1 (`q` to 1).
+
+    The pull grows without bound towards zero and fades on large weights. Its gradient is taken as 0 at zero itself.
+
+    Args:
+        strength: Non-negative strength.
+        q: Exponent between 0 and 1, both excluded; 1/2 (default) and 2/3 are the usual ones.
+        proximal: See `Penalty`. Advisable: without it the unbounded gradient near zero makes weights oscillate.
+
+    Example:
+
+    >>> from keras_reg.regularizers import Lq
+    >>> float(Lq(0.5, q=0.5)([4.0, -9.0, 0.0]))
+    2.5
+
+    Reference: [Xu, Chang, Xu and Zhang, 2012](https://doi.org/10.1109/TNNLS.2012.2197412), whose prox drops the factor 1/2.
+    """
+
+    def __init__(self, strength: float, q: float = 0.5, proximal: bool = False):
+        super().__init__(proximal)
+        self.strength = non_negative(strength, "strength")
+        self.q = real_number(q, "q")
+        if not 0 < self.q < 1:
+            raise ValueError(f"Argument `q` must be between 0 and 1, both excluded. Received: q={self.q}")
+
+    def value(self, w: Any) -> Any:
+        if not self.strength:
+            return ops.zeros((), w.dtype)
+        size = ops.absolute(w)
+        # The slope at zero is infinite; a subnormal weight counts as zero.
+        zero = size < tiny(w)
+        power = ops.power(ops.where(zero, ops.ones_like(size), size), self.q)
+        return self.strength * ops.sum(ops.where(zero, ops.zeros_like(size), power))
+
+    def slope(self, size: Any) -> Any:
+        return self.strength * self.q * ops.power(size, self.q - 1)
+
+    def prox(self, w: Any, step: Any) -> Any:
+        return maps.lq_threshold(w, step_size(step), self.strength, self.q)
+
+    def get_config(self) -> dict:
+        return {"strength": self.strength, "q": self.q, **super().get_config()}

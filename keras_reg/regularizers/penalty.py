@@ -1,0 +1,192 @@
+"""The contract that every penalty keeps."""
+
+import math
+import warnings
+from typing import Any
+
+import keras
+from keras import KerasTensor, ops
+
+from keras_reg._registration import register
+from keras_reg._validation import boolean, floating_tensor, non_negative
+from keras_reg.ops.dtypes import like, widen
+
+
+@register
+class Penalty(keras.regularizers.Regularizer):
+    """Base of all penalties: a Keras regularizer that also knows its proximal map.
+
+    A subclass writes `value(w)` and `get_config()`, and as much of the rest of the contract as it has:
+    `prox`, `subdiff_distance`, `strength_max`. `keras_reg.testing.check_penalty` checks what is there.
+
+    Args:
+        proximal: `False` (default): an ordinary Keras regularizer, whose gradient joins that of the loss.
+            `True`: the penalty is meant to act through `prox` after each update, which is what reaches exact zeros;
+            an optimizer has to do that. While none does, the gradient acts as before and a warning says so.
+
+    Class attributes:
+        convex: Whether the penalty is convex for every strength.
+        radial: Whether it depends on the magnitudes of the weights alone, so that `Grouped` can apply it to group norms.
+        strength_names: The config entries that scale the penalty; `strength` is their sum.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_reg.regularizers import Penalty
+    >>> class Huber(Penalty):
+    ...     convex = radial = True
+    ...     def __init__(self, strength, proximal=False):
+    ...         super().__init__(proximal)
+    ...         self.strength = float(strength)
+    ...     def value(self, w):
+    ...         size = keras.ops.absolute(w)
+    ...         return self.strength * keras.ops.sum(keras.ops.where(size < 1, size**2 / 2, size - 0.5))
+    ...     def get_config(self):
+    ...         return {"strength": self.strength, "proximal": self.proximal}
+    >>> float(Huber(0.5)([3.0, -1.0, 0.0]))
+    1.5
+    """
+
+    convex: bool = False
+    radial: bool = False
+    strength_names: tuple[str, ...] = ("strength",)
+    _warned = False
+
+    def __init__(self, proximal: bool = False):
+        self.proximal = boolean(proximal, "proximal")
+
+    def __call__(self, w: Any) -> Any:
+        """The penalty of `w`.
+
+        Args:
+            w: Weights: a float tensor, variable, array or nested list of any shape.
+
+        Returns:
+            A scalar in the dtype of `w`, summed in float32 or wider.
+        """
+        w = floating_tensor(w, "w")
+        self.check_shape(w.shape)
+        if self.proximal and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self!r} is proximal, but no optimizer applies its prox: its gradient joins the loss instead, "
+                "which gives no exact zeros. Train with an optimizer that applies it, or set `proximal=False`.",
+                stacklevel=2,
+            )
+        if isinstance(w, KerasTensor):
+            return self.value(w)
+        wide, dtype = widen(w)
+        return ops.cast(self.value(wide), dtype)
+
+    def value(self, w: Any) -> Any:
+        """The penalty of a tensor of float32 or wider, differentiable in it."""
+        raise NotImplementedError(f"{type(self).__name__} does not define `value(w)`.")
+
+    def prox(self, w: Any, step: Any) -> Any:
+        """The minimiser of `(x - w)**2 / (2 * step) + penalty(x)` over `x`.
+
+        Args:
+            w: Weights: a float tensor of any shape.
+            step: Non-negative: a number, or a tensor like `w` with a step for each weight.
+
+        Returns:
+            A tensor of the shape and dtype of `w`.
+        """
+        raise NotImplementedError(f"{self!r} has no prox: train it with `proximal=False`.")
+
+    def subdiff_distance(self, w: Any, grad: Any) -> Any:
+        """How far `-grad` is from the subdifferential of the penalty at `w`: 0 where `w` is stationary.
+
+        Args:
+            w: Weights.
+            grad: Gradient of the data loss at `w`, of the same shape.
+
+        Returns:
+            A tensor like `w` for entrywise penalties; one distance per group (indexed by `axis`) for group penalties.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define `subdiff_distance(w, grad)`.")
+
+    def support(self, w: Any) -> Any:
+        """A boolean tensor like `w`: which weights the penalty counts as kept.
+
+        Where it is `False`, the weight is exactly 0. Group penalties keep or drop whole groups.
+        """
+        return ops.not_equal(floating_tensor(w, "w"), 0)
+
+    def strength_max(self, grad_at_zero: Any) -> float:
+        """The largest useful strength: from it on, all weights zero is stationary.
+
+        Args:
+            grad_at_zero: Gradient of the data loss where the penalised weights are zero.
+
+        Returns:
+            A Python float, to give to `with_strength`; where a penalty has several strengths it is their sum at their present ratio.
+        """
+        raise NotImplementedError(f"{self!r} has no largest useful strength: zero is stationary for none, or for every one.")
+
+    def with_strength(self, strength: float) -> "Penalty":
+        """A copy with another strength; several strengths keep their ratio."""
+        strength = non_negative(strength, "strength")
+        config = self.get_config()
+        if len(self.strength_names) == 1:
+            config[self.strength_names[0]] = strength
+            return type(self).from_config(config)
+        total = sum(config[name] for name in self.strength_names)
+        if total == 0:
+            raise ValueError(
+                f"The strengths of {self!r} are all 0, so they have no ratio to keep: build the penalty with the strengths wanted."
+            )
+        for name in self.strength_names:
+            config[name] = strength * (config[name] / total)
+        return type(self).from_config(config)
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise a `ValueError` where weights of this shape cannot be penalised. Called when a layer is built."""
+
+    def get_config(self) -> dict:
+        return {"proximal": self.proximal}
+
+    def __repr__(self) -> str:
+        # An inner penalty reads better than its config.
+        arguments = ", ".join(f"{name}={getattr(self, name, value)!r}" for name, value in self.get_config().items())
+        return f"{type(self).__name__}({arguments})"
+
+
+def largest_magnitude(grad: Any) -> float:
+    """`max |grad|` as a Python float."""
+    largest = float(ops.max(ops.absolute(floating_tensor(grad, "grad_at_zero"))))
+    if not math.isfinite(largest):
+        raise ValueError(f"Argument `grad_at_zero` must be finite. Received: a gradient whose largest magnitude is {largest}")
+    return largest
+
+
+def pair(w: Any, grad: Any) -> tuple[Any, Any]:
+    """Weights and the gradient at them, both in the float32 or wider dtype of the weights."""
+    w, _ = widen(floating_tensor(w, "w"))
+    grad = ops.convert_to_tensor(grad)
+    if tuple(grad.shape) != tuple(w.shape):
+        raise ValueError(f"Argument `grad` must have the shape of `w`, {tuple(w.shape)}. Received: grad.shape={tuple(grad.shape)}")
+    return w, like(w, grad)
+
+
+class Entrywise(Penalty):
+    """A sum over the weights of `phi(|w|)`: what all such penalties share, given `phi` and its slope."""
+
+    radial = True
+
+    def slope(self, size: Any) -> Any:
+        """`phi'` at magnitudes `size`, from the right at 0; infinite there where every pull is resisted."""
+        raise NotImplementedError
+
+    def subdiff_distance(self, w: Any, grad: Any) -> Any:
+        w, grad = pair(w, grad)
+        slope = self.slope(ops.absolute(w))
+        at_zero = ops.maximum(ops.absolute(grad) - slope, 0.0)
+        elsewhere = ops.absolute(grad + slope * ops.sign(w))
+        return ops.where(ops.equal(w, 0), at_zero, elsewhere)
+
+    def strength_max(self, grad_at_zero: Any) -> float:
+        slope = float(self.with_strength(1.0).slope(ops.zeros(())))
+        if slope == 0 or math.isinf(slope):
+            return super().strength_max(grad_at_zero)
+        return largest_magnitude(grad_at_zero) / slope
