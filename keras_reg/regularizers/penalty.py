@@ -142,6 +142,7 @@ class Penalty(keras.regularizers.Regularizer):
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raise a `ValueError` where weights of this shape cannot be penalised. Called when a layer is built."""
+        del shape  # any will do
 
     def get_config(self) -> dict:
         return {"proximal": self.proximal}

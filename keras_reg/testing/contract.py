@@ -1,0 +1,58 @@
+"""`check_penalty`: every law of the contract, on one penalty."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from keras_reg.regularizers import Penalty
+from keras_reg.testing.prox_laws import PROX_LAWS
+from keras_reg.testing.samples import Case
+from keras_reg.testing.value_laws import VALUE_LAWS
+
+LAWS: tuple[Callable[[Case], Iterator[str]], ...] = VALUE_LAWS + PROX_LAWS
+
+
+def check_penalty(penalty: Penalty, shape: tuple[int, ...], seed: int = 0) -> None:
+    """Check that a penalty keeps the contract of `Penalty`, on random weights of a shape.
+
+    What a penalty does not define (its `prox`, `subdiff_distance` or `strength_max` raises `NotImplementedError`) is not
+    checked; a penalty without a prox must refuse `proximal=True`. The laws:
+
+    - config: plain Python values, an exact round trip, the caller's dict untouched;
+    - value: a finite scalar in the dtype of the weights, the same compiled as not, 0 at strength 0, convex where it says so;
+    - gradient: finite at zero vectors and zero groups, at subnormal and at huge weights; agrees with `subdiff_distance`;
+    - support: a boolean tensor like the weights, which are exactly 0 outside it;
+    - strength_max: zero is stationary 1 % above it, and is not 1 % below;
+    - prox: never beaten by zero, by the weights themselves, by a grid along each coordinate and each slice, or by random
+      neighbours, at small and large steps, scalar and per weight; stationary; NaN stays NaN; dtype and shape kept; the same
+      compiled as not; firmly non-expansive where convex.
+
+    Args:
+        penalty: An instance.
+        shape: Shape of the weights, small: a few dozen weights are enough and keep it to seconds.
+        seed: Seed of the random weights.
+
+    Raises:
+        AssertionError: A sentence that names the law and gives a counterexample.
+
+    Example:
+
+    >>> from keras_reg.regularizers import SCAD
+    >>> from keras_reg.testing import check_penalty
+    >>> check_penalty(SCAD(0.1), shape=(4, 3))
+    >>> class Doubled(SCAD):
+    ...     def __call__(self, w):
+    ...         return 2 * super().__call__(w)
+    >>> check_penalty(Doubled(0.1), shape=(4, 3))
+    Traceback (most recent call last):
+    ...
+    AssertionError: Doubled(strength=0.1, a=3.7, proximal=False) breaks the law 'the gradient agrees with subdiff_distance': ...
+    """
+    if not isinstance(penalty, Penalty):
+        raise TypeError(f"Argument `penalty` must be an instance of keras_reg.regularizers.Penalty. Received: penalty={penalty!r}")
+    for law in LAWS:
+        # Each law has random numbers of its own, so that one law's counterexample does not depend on the others.
+        case = Case(penalty, tuple(shape), np.random.default_rng(seed))
+        for broken in law(case):
+            name = law.__doc__.strip().rstrip(".")
+            raise AssertionError(f"{penalty!r} breaks the law '{name[0].lower()}{name[1:]}': {broken}")
