@@ -2,16 +2,17 @@
 
 from typing import Any
 
-from keras import KerasTensor, backend, ops
+from keras import backend, ops
+
+from keras_reg._validation import floating_tensor
 
 TINY = {"float32": 1.1754943508222875e-38, "float64": 2.2250738585072014e-308}
 """Smallest normal number; below it backends differ in whether they see a zero."""
 
 
-def widen(x: Any) -> tuple[Any, str]:
+def widen(x: Any, name: str = "x") -> tuple[Any, str]:
     """`x` in at least float32, and the dtype to give back."""
-    if not isinstance(x, KerasTensor):
-        x = ops.convert_to_tensor(x)
+    x = floating_tensor(x, name)
     dtype = backend.standardize_dtype(x.dtype)
     return (ops.cast(x, "float32") if dtype in ("float16", "bfloat16") else x), dtype
 

@@ -187,14 +187,14 @@ def lq_threshold(x: Any, step: Any, strength: Any, q: float) -> Any:
 def _lq_threshold(x, step, strength, *, q):
     size = ops.absolute(x)
     ratio_at_jump = 2 * (1 - q) / (2 - q)  # y / |x| where the minimiser jumps
-    jump = (2 * (1 - q)) ** (1 / (2 - q)) / ratio_at_jump * ops.power(step * strength, 1 / (2 - q))
+    jump = (2 * (1 - q)) ** (1 / (2 - q)) / ratio_at_jump * ops.power(step * strength, like(x, 1 / (2 - q)))
     kept = size > jump
     # In y / |x| the equation has one parameter, bounded by its value at the jump: nothing can overflow.
     relative = ops.where(kept, jump / ops.where(kept, size, ops.ones_like(size)), ops.zeros_like(size))
-    pull = (1 - ratio_at_jump) * ratio_at_jump ** (1 - q) * ops.power(relative, 2 - q)
+    pull = (1 - ratio_at_jump) * ratio_at_jump ** (1 - q) * ops.power(relative, like(x, 2 - q))
     ratio = ops.ones_like(size)
     for _ in range(_LQ_NEWTON_STEPS):
-        power = pull * ops.power(ratio, q - 1)
+        power = pull * ops.power(ratio, like(x, q - 1))
         ratio = ratio - (ratio - 1 + power) / (1 + (q - 1) * power / ratio)
     return ops.where(size <= jump, ops.zeros_like(x), x * ratio)
 

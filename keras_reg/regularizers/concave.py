@@ -7,7 +7,7 @@ from keras import ops
 from keras_reg import ops as maps
 from keras_reg._registration import register
 from keras_reg._validation import greater_than, non_negative, real_number, step_size
-from keras_reg.ops.dtypes import tiny
+from keras_reg.ops.dtypes import like, tiny
 from keras_reg.regularizers.penalty import Entrywise
 
 
@@ -40,7 +40,7 @@ class MCP(Entrywise):
     def value(self, w: Any) -> Any:
         if not self.strength:
             return ops.zeros((), w.dtype)
-        size = ops.minimum(ops.absolute(w), self.gamma * self.strength)
+        size = ops.minimum(ops.absolute(w), like(w, self.gamma * self.strength))
         return ops.sum(size * (self.strength - size / (2 * self.gamma)))
 
     def slope(self, size: Any) -> Any:
@@ -82,13 +82,13 @@ class SCAD(Entrywise):
     def value(self, w: Any) -> Any:
         if not self.strength:
             return ops.zeros((), w.dtype)
-        size = ops.minimum(ops.absolute(w), self.a * self.strength)
+        size = ops.minimum(ops.absolute(w), like(w, self.a * self.strength))
         beyond = ops.maximum(size - self.strength, 0.0)
         return ops.sum(self.strength * size - ops.square(beyond) / (2 * (self.a - 1)))
 
     def slope(self, size: Any) -> Any:
         fading = ops.maximum((self.a * self.strength - size) / (self.a - 1), 0.0)
-        return ops.minimum(fading, self.strength)
+        return ops.minimum(fading, like(size, self.strength))
 
     def prox(self, w: Any, step: Any) -> Any:
         return maps.scad_threshold(w, step_size(step), self.strength, self.a)
@@ -130,11 +130,11 @@ class Lq(Entrywise):
         size = ops.absolute(w)
         # The slope at zero is infinite; a subnormal weight counts as zero.
         zero = size < tiny(w)
-        power = ops.power(ops.where(zero, ops.ones_like(size), size), self.q)
+        power = ops.power(ops.where(zero, ops.ones_like(size), size), like(w, self.q))
         return self.strength * ops.sum(ops.where(zero, ops.zeros_like(size), power))
 
     def slope(self, size: Any) -> Any:
-        return self.strength * self.q * ops.power(size, self.q - 1)
+        return self.strength * self.q * ops.power(size, like(size, self.q - 1))
 
     def prox(self, w: Any, step: Any) -> Any:
         return maps.lq_threshold(w, step_size(step), self.strength, self.q)

@@ -82,7 +82,7 @@ class L1(Entrywise):
     def log_prior(self, w: Any, num_examples: int) -> Any:
         """Log-density of the weights under that prior: `sum(-log(2 * scale) - |w| / scale)`, a scalar of at least float32."""
         scale = _proper(self.prior_scale(num_examples), self)
-        w, _ = widen(w)
+        w, _ = widen(w, "w")
         return -math.log(2 * scale) * math.prod(w.shape) - ops.sum(ops.absolute(w)) / scale
 
     def get_config(self) -> dict:
@@ -157,7 +157,7 @@ class L2(Entrywise):
     def log_prior(self, w: Any, num_examples: int) -> Any:
         """Log-density of the weights under that prior, a scalar of at least float32."""
         stddev = _proper(self.prior_stddev(num_examples), self)
-        w, _ = widen(w)
+        w, _ = widen(w, "w")
         return -math.log(stddev * math.sqrt(2 * math.pi)) * math.prod(w.shape) - ops.sum(ops.square(w / stddev)) / 2
 
     def get_config(self) -> dict:

@@ -133,7 +133,7 @@ class Grouped(GroupPenalty):
 
     def prox(self, w: Any, step: Any) -> Any:
         step = step_size(step)
-        w, dtype = widen(floating_tensor(w, "w"))
+        w, dtype = widen(w, "w")
         self.check_shape(w.shape)
         weight = self.group_weight(w)
         kind = self._step_kind(step, w)
@@ -260,7 +260,7 @@ class SparseGroupLasso(GroupPenalty):
 
     def prox(self, w: Any, step: Any) -> Any:
         step = step_size(step)
-        w, dtype = widen(floating_tensor(w, "w"))
+        w, dtype = widen(w, "w")
         self.check_shape(w.shape)
         threshold = self.group * self.group_weight(w)
         soft = maps.soft_threshold(w, step * self.l1)
@@ -285,7 +285,7 @@ class SparseGroupLasso(GroupPenalty):
     def strength_max(self, grad_at_zero: Any) -> float:
         largest_magnitude(grad_at_zero)
         unit = self.with_strength(1.0)
-        grad = np.abs(ops.convert_to_numpy(widen(grad_at_zero)[0]).astype("float64"))
+        grad = np.abs(ops.convert_to_numpy(widen(grad_at_zero, "grad_at_zero")[0]).astype("float64"))
         index, _ = group_axes(self.axis, grad.ndim)
         groups = np.moveaxis(grad, index, range(len(index))).reshape(-1, group_size(grad, self.axis))
         group = unit.group * self.group_weight(grad)

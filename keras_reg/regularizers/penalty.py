@@ -163,7 +163,7 @@ def largest_magnitude(grad: Any) -> float:
 
 def pair(w: Any, grad: Any) -> tuple[Any, Any]:
     """Weights and the gradient at them, both in the float32 or wider dtype of the weights."""
-    w, _ = widen(floating_tensor(w, "w"))
+    w, _ = widen(w, "w")
     grad = ops.convert_to_tensor(grad)
     if tuple(grad.shape) != tuple(w.shape):
         raise ValueError(f"Argument `grad` must have the shape of `w`, {tuple(w.shape)}. Received: grad.shape={tuple(grad.shape)}")

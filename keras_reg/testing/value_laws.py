@@ -83,10 +83,10 @@ def convex_value(case: Case) -> Iterator[str]:
 
 
 def finite_gradient(case: Case) -> Iterator[str]:
-    """The gradient is finite at zeros and at subnormal and huge weights."""
+    """The gradient is no NaN, and finite where the value is, at zeros and at subnormal and huge weights."""
     for w in (*case.with_zeros(), *case.extremes()):
-        _, gradient = case.value_and_gradient(w)
-        if not np.all(np.isfinite(gradient)):
+        value, gradient = case.value_and_gradient(w)
+        if np.any(np.isnan(gradient)) or (math.isfinite(value) and not np.all(np.isfinite(gradient))):
             yield f"at w={show(w)} it is {show(gradient)}."
 
 

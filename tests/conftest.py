@@ -1,0 +1,28 @@
+"""One process tests one backend, that of `KERAS_BACKEND`; an unknown or absent one is an error, never a skip."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+if os.environ["KERAS_BACKEND"] not in ("tensorflow", "jax", "torch"):
+    raise ValueError(f"KERAS_BACKEND must be tensorflow, jax or torch. Received: {os.environ['KERAS_BACKEND']!r}")
+
+import keras
+import pytest
+from hypothesis import HealthCheck, settings
+
+# The first call of a shape compiles: a time limit would say nothing about the law.
+settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("repeatable")
+
+
+def pytest_report_header():
+    return f"keras {keras.__version__} on {keras.backend.backend()}"
+
+
+@pytest.fixture(autouse=True)
+def fresh_state():
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(0)
