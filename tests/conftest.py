@@ -23,6 +23,5 @@ def pytest_report_header():
 
 
 @pytest.fixture(autouse=True)
-def fresh_state():
-    keras.backend.clear_session()
+def fixed_seed():
     keras.utils.set_random_seed(0)

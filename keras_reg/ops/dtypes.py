@@ -24,5 +24,15 @@ def like(x: Any, number: Any) -> Any:
     return ops.cast(number, x.dtype)
 
 
+def at_most(x: Any, bound: Any) -> Any:
+    """The smaller of the two; a NaN in `x` stays. (Keras's own `minimum` computes float64 in float32 on PyTorch.)"""
+    return ops.where(x > bound, bound, x)
+
+
+def at_least(x: Any, bound: Any) -> Any:
+    """The larger of the two; a NaN in `x` stays."""
+    return ops.where(x < bound, bound, x)
+
+
 def tiny(x: Any) -> float:
     return TINY[backend.standardize_dtype(x.dtype)]

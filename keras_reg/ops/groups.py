@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_reg.ops.dtypes import like, tiny, widen
+from keras_reg.ops.dtypes import at_least, at_most, like, tiny, widen
 
 
 def group_axes(axis: int | tuple[int, ...], rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -138,17 +138,17 @@ def weighted_block_soft_threshold(x: Any, step: Any, threshold: Any, axis: int |
 
     norm = ops.sqrt(total(ops.square(unit)))
     largest = ops.max(pull, axis=inside, keepdims=True) if inside else pull
-    root = ops.maximum(norm - largest, _LOWEST_ROOT)
+    root = at_least(norm - largest, _LOWEST_ROOT)
     for _ in range(_GROUP_NEWTON_STEPS):
         ratio, offset = ratios(root)
         square = total(ops.square(ratio))
         # Newton's step on 1/||ratio|| = 1, which is concave, and linear where the steps of a group agree.
         slope = total(ops.square(ratio) / ops.where(offset > 0, offset, ops.ones_like(offset)))
         root = root + square * (ops.sqrt(square) - 1) / ops.where(slope > 0, slope, ops.ones_like(slope))
-        root = ops.maximum(root, _LOWEST_ROOT)
+        root = at_least(root, _LOWEST_ROOT)
     unmoved = pull == 0
     free = ops.where(unmoved, ops.ones_like(pull), pull)
-    dead = total(ops.where(unmoved & (unit != 0), ops.full_like(unit, 2.0), ops.square(ops.minimum(ops.absolute(unit / free), 2.0)))) <= 1
+    dead = total(ops.where(unmoved & (unit != 0), ops.full_like(unit, 2.0), ops.square(at_most(ops.absolute(unit / free), 2.0)))) <= 1
     return ops.cast(ops.where(dead, ops.zeros_like(x), x * (root / (root + pull))), dtype)
 
 

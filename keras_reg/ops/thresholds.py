@@ -5,7 +5,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_reg.ops.dtypes import like, widen
+from keras_reg.ops.dtypes import at_least, at_most, like, widen
 
 
 def _entrywise(function):
@@ -41,7 +41,7 @@ def soft_threshold(x: Any, threshold: Any) -> Any:
     Reference: [Donoho, 1995](https://doi.org/10.1109/18.382009).
     """
     # What is clipped off is subtracted: an exact zero inside, and a NaN stays one.
-    return x - ops.minimum(ops.maximum(x, -threshold), threshold)
+    return x - at_most(at_least(x, -threshold), threshold)
 
 
 @_entrywise
@@ -117,7 +117,7 @@ def mcp_threshold(x: Any, step: Any, strength: Any, gamma: Any) -> Any:
     firm_is_valid = step < gamma
     gap = ops.where(firm_is_valid, gamma - step, gamma)
     # Rounding may carry the line past its end when the step almost equals gamma.
-    line = ops.minimum(ops.absolute(soft_threshold(x, step * strength)) * (gamma / gap), knee)
+    line = at_most(ops.absolute(soft_threshold(x, step * strength)) * (gamma / gap), knee)
     firm = ops.where(size > knee, x, ops.sign(x) * line)
     return ops.where(firm_is_valid, firm, hard_threshold(x, strength * ops.sqrt(step * gamma)))
 
@@ -151,7 +151,7 @@ def scad_threshold(x: Any, step: Any, strength: Any, a: Any) -> Any:
     soft = soft_threshold(x, step * strength)
     line_is_valid = step < a - 1
     gap = ops.where(line_is_valid, a - 1 - step, ops.ones_like(step))
-    line = ops.sign(x) * ops.minimum(((a - 1) * size - step * a * strength) / gap, a * strength)
+    line = ops.sign(x) * at_most(((a - 1) * size - step * a * strength) / gap, a * strength)
     continuous = ops.where(size > a * strength, x, ops.where(size > strength * (1 + step), line, soft))
     jump = strength * ops.where(step < a + 1, (step + a + 1) / 2, ops.sqrt(step * (a + 1)))
     return ops.where(line_is_valid, continuous, ops.where(size > jump, x, soft))
@@ -223,18 +223,18 @@ def laplace_threshold(x: Any, step: Any, strength: Any, width: Any) -> Any:
     """
     size = ops.absolute(x) / width
     pull = step * strength / (width * width)
-    log_pull = ops.log(ops.maximum(pull, 1e-30))
+    log_pull = ops.log(at_least(pull, 1e-30))
     # Distance from the branch point of the Lambert function, without cancellation; no root where it is negative.
     exists = size >= 1 + log_pull
-    branch = ops.sqrt(ops.maximum(-2 * ops.expm1(ops.minimum(1 + log_pull - size, 0.0)), 0.0))
+    branch = ops.sqrt(at_least(-2 * ops.expm1(at_most(1 + log_pull - size, 0.0)), 0.0))
     root = size - 1 + branch * (1 - branch * (1 / 3 - branch * (11 / 72 - branch * 0.0796)))
-    lowest = ops.maximum(log_pull, 0.0)
+    lowest = at_least(log_pull, 0.0)
     for _ in range(_LAPLACE_NEWTON_STEPS):
-        root = ops.minimum(ops.maximum(root, lowest), size)
+        root = at_most(at_least(root, lowest), size)
         decay = pull * ops.exp(-root)
         slope = 1 - decay
         root = root - ops.where(slope > 0, (root + decay - size) / ops.where(slope > 0, slope, 1.0), 0.0)
-    root = ops.minimum(ops.maximum(root, lowest), size)
+    root = at_most(at_least(root, lowest), size)
     # The objective at the root less that at 0, divided by the root.
     safe = ops.where(root > 0, root, 1.0)
     better = (root > 0) & exists & (root / 2 - size - pull * ops.expm1(-root) / safe < 0)
@@ -270,11 +270,11 @@ def log_threshold(x: Any, step: Any, strength: Any, width: Any) -> Any:
     middle = (size + width) / 2
     fold = ops.sqrt(pull)
     exists = middle >= fold
-    half_gap = ops.sqrt(ops.maximum(middle - fold, 0.0)) * ops.sqrt(middle + fold)
+    half_gap = ops.sqrt(at_least(middle - fold, 0.0)) * ops.sqrt(middle + fold)
     # Two forms of one root: each is free of cancellation on its side.
     denominator = ops.where(size < width, (width - size) / 2 + half_gap, 1.0)
     low = (width * size - pull) / ops.where(denominator > 0, denominator, 1.0)
-    root = ops.minimum(ops.where(size < width, low, (size - width) / 2 + half_gap), size)
+    root = at_most(ops.where(size < width, low, (size - width) / 2 + half_gap), size)
     safe = ops.where(root > 0, root, 1.0)
     better = (root > 0) & exists & (root / 2 - size + pull * ops.log1p(root / width) / safe < 0)
     return ops.where(better | ops.isnan(x), x * (root / ops.where(size > 0, size, 1.0)), ops.zeros_like(x))

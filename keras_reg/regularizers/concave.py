@@ -7,7 +7,7 @@ from keras import ops
 from keras_reg import ops as maps
 from keras_reg._registration import register
 from keras_reg._validation import greater_than, non_negative, real_number, step_size
-from keras_reg.ops.dtypes import like, tiny
+from keras_reg.ops.dtypes import at_least, at_most, like, tiny
 from keras_reg.regularizers.penalty import Entrywise
 
 
@@ -40,11 +40,11 @@ class MCP(Entrywise):
     def value(self, w: Any) -> Any:
         if not self.strength:
             return ops.zeros((), w.dtype)
-        size = ops.minimum(ops.absolute(w), like(w, self.gamma * self.strength))
+        size = at_most(ops.absolute(w), like(w, self.gamma * self.strength))
         return ops.sum(size * (self.strength - size / (2 * self.gamma)))
 
     def slope(self, size: Any) -> Any:
-        return ops.maximum(self.strength - size / self.gamma, 0.0)
+        return at_least(self.strength - size / self.gamma, 0.0)
 
     def prox(self, w: Any, step: Any) -> Any:
         return maps.mcp_threshold(w, step_size(step), self.strength, self.gamma)
@@ -82,13 +82,13 @@ class SCAD(Entrywise):
     def value(self, w: Any) -> Any:
         if not self.strength:
             return ops.zeros((), w.dtype)
-        size = ops.minimum(ops.absolute(w), like(w, self.a * self.strength))
-        beyond = ops.maximum(size - self.strength, 0.0)
+        size = at_most(ops.absolute(w), like(w, self.a * self.strength))
+        beyond = at_least(size - self.strength, 0.0)
         return ops.sum(self.strength * size - ops.square(beyond) / (2 * (self.a - 1)))
 
     def slope(self, size: Any) -> Any:
-        fading = ops.maximum((self.a * self.strength - size) / (self.a - 1), 0.0)
-        return ops.minimum(fading, like(size, self.strength))
+        fading = at_least((self.a * self.strength - size) / (self.a - 1), 0.0)
+        return at_most(fading, like(size, self.strength))
 
     def prox(self, w: Any, step: Any) -> Any:
         return maps.scad_threshold(w, step_size(step), self.strength, self.a)

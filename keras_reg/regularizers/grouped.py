@@ -11,7 +11,7 @@ from keras import ops
 from keras_reg import ops as maps
 from keras_reg._registration import register
 from keras_reg._validation import boolean, floating_tensor, non_negative, step_size
-from keras_reg.ops.dtypes import widen
+from keras_reg.ops.dtypes import at_least, widen
 from keras_reg.ops.groups import group_axes, group_size
 from keras_reg.regularizers.convex import L1
 from keras_reg.regularizers.hoyer import HoyerSquare, refuse_proximal
@@ -278,7 +278,7 @@ class SparseGroupLasso(GroupPenalty):
         norm = maps.group_norm(w, self.axis, keepdims=True)
         direction = w / ops.where(ops.equal(norm, 0), ops.ones_like(norm), norm)
         soft = maps.soft_threshold(grad, self.l1)
-        dead = ops.maximum(maps.group_norm(soft, self.axis) - group, 0.0)
+        dead = at_least(maps.group_norm(soft, self.axis) - group, 0.0)
         alive = maps.group_norm(ops.where(ops.equal(w, 0), soft, grad + self.l1 * ops.sign(w) + group * direction), self.axis)
         return ops.where(ops.equal(maps.group_norm(w, self.axis), 0), dead, alive)
 

@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_reg._registration import register
 from keras_reg._validation import non_negative
-from keras_reg.ops.dtypes import tiny
+from keras_reg.ops.dtypes import at_least, tiny
 from keras_reg.regularizers.penalty import Penalty, pair
 
 
@@ -57,7 +57,7 @@ class HoyerSquare(Penalty):
         squares = ops.where(zero, ops.ones((), w.dtype), ops.sum(ops.square(size)))
         ratio = ops.sum(size) / squares
         pull = 2 * self.strength * ratio / scale
-        at_zero = ops.maximum(ops.absolute(grad) - pull, 0.0)
+        at_zero = at_least(ops.absolute(grad) - pull, 0.0)
         elsewhere = ops.absolute(grad + pull * ops.sign(w) * (1 - ratio * size))
         # The zero vector is a minimum by a jump: no gradient moves it.
         return ops.where(zero, ops.zeros_like(w), ops.where(ops.equal(w, 0), at_zero, elsewhere))

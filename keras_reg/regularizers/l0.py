@@ -8,6 +8,7 @@ from keras import ops
 from keras_reg import ops as maps
 from keras_reg._registration import register
 from keras_reg._validation import greater_than, non_negative, one_of, step_size
+from keras_reg.ops.dtypes import at_most
 from keras_reg.regularizers.penalty import Entrywise
 
 RELAXATIONS = ("laplace", "log", "geman_mcclure", "hard")
@@ -81,7 +82,7 @@ class L0(Entrywise):
             return -self.strength * ops.sum(ops.expm1(-size))
         if self.relaxation == "log":
             return self.strength * ops.sum(ops.log1p(size))
-        square = ops.square(ops.minimum(size, _SATURATED))
+        square = ops.square(at_most(size, _SATURATED))
         return self.strength * ops.sum(square / (square + 1))
 
     def slope(self, size: Any) -> Any:
@@ -92,7 +93,7 @@ class L0(Entrywise):
             return self.strength / self.width * ops.exp(-scaled)
         if self.relaxation == "log":
             return self.strength / self.width / (1 + scaled)
-        scaled = ops.minimum(scaled, _SATURATED)
+        scaled = at_most(scaled, _SATURATED)
         return 2 * self.strength / self.width * scaled / ops.square(ops.square(scaled) + 1)
 
     def prox(self, w: Any, step: Any) -> Any:

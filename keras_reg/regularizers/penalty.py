@@ -9,7 +9,7 @@ from keras import KerasTensor, ops
 
 from keras_reg._registration import register
 from keras_reg._validation import boolean, floating_tensor, non_negative
-from keras_reg.ops.dtypes import like, widen
+from keras_reg.ops.dtypes import at_least, like, widen
 
 
 @register
@@ -182,7 +182,7 @@ class Entrywise(Penalty):
     def subdiff_distance(self, w: Any, grad: Any) -> Any:
         w, grad = pair(w, grad)
         slope = self.slope(ops.absolute(w))
-        at_zero = ops.maximum(ops.absolute(grad) - slope, 0.0)
+        at_zero = at_least(ops.absolute(grad) - slope, 0.0)
         elsewhere = ops.absolute(grad + slope * ops.sign(w))
         return ops.where(ops.equal(w, 0), at_zero, elsewhere)
 
