@@ -114,10 +114,9 @@ def weighted_block_soft_threshold(x: Any, step: Any, threshold: Any, axis: int |
     Example:
 
     >>> from keras_reg.ops import weighted_block_soft_threshold
-    >>> import numpy as np
     >>> y = weighted_block_soft_threshold([[3.0, 0.1], [4.0, 0.1]], [[1.0, 1.0], [2.0, 1.0]], 1.0, axis=-1)
-    >>> np.array(y).round(3).tolist()
-    [[2.303, 0.0], [2.489, 0.0]]
+    >>> [[round(float(v), 3) for v in row] for row in y]
+    [[2.323, 0.0], [2.528, 0.0]]
 
     Reference: [Yun, Lozano and Yang, 2021](https://arxiv.org/abs/2007.07875).
     """

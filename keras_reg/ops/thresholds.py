@@ -219,7 +219,7 @@ def laplace_threshold(x: Any, step: Any, strength: Any, width: Any) -> Any:
 
     >>> from keras_reg.ops import laplace_threshold
     >>> [round(float(y), 4) for y in laplace_threshold([0.5, 2.0], step=0.5, strength=1.0, width=1.0)]
-    [0.0, 1.9275]
+    [0.0, 1.9272]
     """
     size = ops.absolute(x) / width
     pull = step * strength / (width * width)

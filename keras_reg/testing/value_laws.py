@@ -75,8 +75,11 @@ def strength_zero(case: Case) -> Iterator[str]:
 
 def convex_value(case: Case) -> Iterator[str]:
     """The value is convex, as `convex` says."""
-    for _ in range(20 if case.penalty.convex else 0):
+    for trial in range(20 if case.penalty.convex else 0):
         a, b = case.normal(), case.normal()
+        if trial % 2:
+            # Along a ray, where a penalty that is concave in the magnitude shows it.
+            b = a * np.float32(case.rng.uniform(1.5, 4))
         middle, ends = case.value((a + b) / 2), (case.value(a) + case.value(b)) / 2
         if not middle <= ends + 1e-5 * abs(ends):
             yield f"half way between w={show(a)} and w={show(b)} it is {middle}, above the mean {ends} of the two ends."

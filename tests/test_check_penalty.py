@@ -1,0 +1,174 @@
+"""`check_penalty` catches small planted faults, each by the law it breaks."""
+
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_reg.ops import hard_threshold, mcp_threshold, soft_threshold
+from keras_reg.regularizers import L1, L2, MCP, GroupLasso, HoyerSquare, Penalty
+from keras_reg.testing import check_penalty
+
+
+class FirmBeyondItsStep(MCP):
+    def prox(self, w, step):
+        soft = soft_threshold(w, step * self.strength) / (1 - step / self.gamma)
+        return ops.where(ops.absolute(w) > self.gamma * self.strength, w, soft)
+
+
+class NoBranchForLargeSteps(MCP):
+    def prox(self, w, step):
+        return mcp_threshold(w, min(float(step), 0.99 * self.gamma), self.strength, self.gamma)
+
+
+class NaNAtTheZeroGroup(GroupLasso):
+    def value(self, w):
+        return self.strength * self.group_weight(w) * ops.sum(ops.sqrt(ops.sum(ops.square(w), axis=0)))
+
+
+class DoubledValue(L1):
+    def __call__(self, w):
+        return 2 * super().__call__(w)
+
+
+class HalfShrinkage(L2):
+    def prox(self, w, step):
+        return w / (1 + step * self.l2)
+
+
+class DoubledStrengthMax(L1):
+    def strength_max(self, grad_at_zero):
+        return 2 * super().strength_max(grad_at_zero)
+
+
+class GroupStrengthWithoutSize(GroupLasso):
+    def strength_max(self, grad_at_zero):
+        return super().strength_max(grad_at_zero) * 1.05
+
+
+class ForgetsItsGamma(MCP):
+    def get_config(self):
+        return {"strength": self.strength}
+
+
+class TensorConfig(L1):
+    def get_config(self):
+        return {"l1": np.float32(self.l1), "proximal": self.proximal}
+
+
+class PopsTheConfig(L1):
+    @classmethod
+    def from_config(cls, config):
+        return cls(config.pop("l1"), config.pop("proximal"))
+
+
+class NaNBecomesZero(L1):
+    def prox(self, w, step):
+        w = ops.convert_to_tensor(w)
+        size = ops.absolute(w) - step * self.l1
+        return ops.where(size > 0, ops.sign(w) * size, ops.zeros_like(w))
+
+
+class WrongDtype(L1):
+    def prox(self, w, step):
+        return ops.cast(super().prox(w, step), "float32")
+
+
+class NoZerosInTheProx(L1):
+    def prox(self, w, step):
+        x = super().prox(w, step)
+        return ops.where(ops.equal(x, 0), 1e-7 * w, x)
+
+
+class SupportOfSmallWeights(L1):
+    def support(self, w):
+        return ops.absolute(w) > 0.1
+
+
+class ClaimsConvexity(MCP):
+    convex = True
+
+
+class NoProxButAccepted(HoyerSquare):
+    def __init__(self, strength, proximal=False):
+        Penalty.__init__(self, proximal)
+        self.strength = strength
+
+
+class HardForLasso(L1):
+    def prox(self, w, step):
+        return hard_threshold(w, step * self.l1)
+
+
+class OneStepForAll(GroupLasso):
+    def prox(self, w, step):
+        return super().prox(w, ops.mean(step) if np.shape(step) else step)
+
+
+class WrongSubdifferential(L1):
+    def slope(self, size):
+        return 1.5 * self.l1 * ops.ones_like(size)
+
+    def strength_max(self, grad_at_zero):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("penalty", "law"),
+    [
+        (FirmBeyondItsStep(0.5), "the prox minimises its objective'"),
+        (NoBranchForLargeSteps(0.5), "the prox minimises its objective'"),
+        (NaNAtTheZeroGroup(0.5), "the gradient is no NaN"),
+        (DoubledValue(0.5), "the gradient agrees with subdiff_distance"),
+        (HalfShrinkage(0.5), "the prox minimises its objective'"),
+        (DoubledStrengthMax(0.5), "zero is stationary 1 % above strength_max"),
+        (GroupStrengthWithoutSize(0.5), "zero is stationary 1 % above strength_max"),
+        (ForgetsItsGamma(0.5, gamma=2.0), "the config is plain Python and rebuilds"),
+        (TensorConfig(0.5), "the config is plain Python and rebuilds"),
+        (PopsTheConfig(0.5), "the config is plain Python and rebuilds"),
+        (NaNBecomesZero(0.5), "the prox keeps dtype and shape, zero and NaN"),
+        (WrongDtype(0.5), "the prox keeps dtype and shape, zero and NaN"),
+        (NoZerosInTheProx(0.5), "zero is stationary 1 % above strength_max"),
+        (SupportOfSmallWeights(0.5), "the support is a boolean tensor"),
+        (ClaimsConvexity(0.5), "the value is convex"),
+        (NoProxButAccepted(0.5), "a penalty without a prox refuses"),
+        (HardForLasso(0.5), "the prox minimises its objective'"),
+        (OneStepForAll(0.5), "with a step for each weight"),
+        (WrongSubdifferential(0.5), "the gradient agrees with subdiff_distance"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Penalty) else "",
+)
+def test_a_planted_fault_is_caught_by_its_law(penalty, law):
+    with pytest.raises(AssertionError) as error:
+        check_penalty(penalty, (4, 3))
+    message = str(error.value)
+    assert law in message
+    assert type(penalty).__name__ in message
+    assert len(message) < 2500
+
+
+class Huber(Penalty):
+    """A user's own penalty, with only what it has."""
+
+    convex = True
+
+    def __init__(self, strength, proximal=False):
+        super().__init__(proximal)
+        self.strength = strength
+        if proximal:
+            raise ValueError("no prox")
+
+    def value(self, w):
+        size = ops.absolute(w)
+        return self.strength * ops.sum(ops.where(size < 1, size**2 / 2, size - 0.5))
+
+    def get_config(self):
+        return {"strength": self.strength, **super().get_config()}
+
+
+def test_a_partial_penalty_of_the_users_own_passes():
+    check_penalty(Huber(0.3), (5, 2))
+
+
+def test_it_takes_penalties_only():
+    with pytest.raises(TypeError, match=r"`penalty` must be an instance of keras_reg\.regularizers\.Penalty"):
+        check_penalty(L1, (3, 2))
