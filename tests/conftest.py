@@ -5,6 +5,8 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# On small tensors PyTorch's threads wait for each other more than they work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 if os.environ["KERAS_BACKEND"] not in ("tensorflow", "jax", "torch"):
     raise ValueError(f"KERAS_BACKEND must be tensorflow, jax or torch. Received: {os.environ['KERAS_BACKEND']!r}")

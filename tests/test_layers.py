@@ -142,7 +142,7 @@ def test_dtypes(dtype, penalty):
     (loss,) = layer.losses
     assert keras.backend.standardize_dtype(loss.dtype) == layer.variable_dtype
     wide = PENALTIES[penalty]()(ops.convert_to_numpy(ops.cast(layer.kernel.value, "float32")))
-    np.testing.assert_allclose(float(ops.convert_to_numpy(loss)), float(wide), rtol=1e-2)
+    np.testing.assert_allclose(float(ops.convert_to_numpy(ops.cast(loss, "float32"))), float(wide), rtol=1e-2)
 
 
 def everything():
