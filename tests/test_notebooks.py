@@ -19,7 +19,7 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SECONDS_PER_CELL = 300
 LARGEST_FILE = 600_000  # bytes
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
-PATH = re.compile(r"(?<![\w.])/(?:home|Users|root|tmp|var|usr|opt|mnt|work|private)/|[A-Z]:\\\\|ipykernel_\d")
+PATH = re.compile(r"(?<![\w.])/(?:home|Users|root|tmp|var|usr|opt|mnt|private)/|[A-Z]:\\\\|ipykernel_\d")
 WHO_RUNS = """
 import json, sys, keras, keras_reg
 print(json.dumps([sys.executable, keras.backend.backend(), keras_reg.__file__]))

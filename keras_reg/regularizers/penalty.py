@@ -149,8 +149,10 @@ class Penalty(keras.regularizers.Regularizer):
 
     def __repr__(self) -> str:
         # An inner penalty reads better than its config.
-        arguments = ", ".join(f"{name}={getattr(self, name, value)!r}" for name, value in self.get_config().items())
-        return f"{type(self).__name__}({arguments})"
+        arguments = {name: getattr(self, name, value) for name, value in self.get_config().items()}
+        if arguments.get("proximal") is False:
+            del arguments["proximal"]
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
 
 
 def largest_magnitude(grad: Any) -> float:

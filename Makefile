@@ -1,0 +1,55 @@
+# Two commands on a fresh clone: `make demo` and `make test`. Each sets up what it needs in .venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+# PyPI's newest PyTorch brings CUDA along; any release that satisfies the `torch` extra does.
+TORCH ?= torch==2.13.0
+BACKENDS ?= tensorflow jax torch
+ARGS ?=
+
+RUN = $(VENV)/bin/python
+PIP = $(RUN) -m pip install --quiet --disable-pip-version-check
+NO_VENV = Python's venv module is missing: install it (on Debian and Ubuntu: apt install python3-venv) and run make again.
+OLD = Python 3.10 or newer is needed: run make again with PYTHON=... (for example PYTHON=python3.12).
+OFFLINE = The installation failed; pip's message above says why. It needs a network that reaches a package index.
+
+.PHONY: demo test test-all lint clean help
+
+demo: $(VENV)/.examples  ## Train with and without penalties, reload in a new process, picture and table
+	@TF_CPP_MIN_LOG_LEVEL=3 $(RUN) examples/quickstart.py $(ARGS)
+
+test: $(VENV)/.test  ## The whole suite on TensorFlow
+	KERAS_BACKEND=tensorflow $(RUN) -m pytest $(ARGS)
+
+test-all: $(VENV)/.backends  ## The whole suite on TensorFlow, JAX and PyTorch, each in its own process
+	set -e; for backend in $(BACKENDS); do KERAS_BACKEND=$$backend $(RUN) -m pytest $(ARGS); done
+
+lint: $(VENV)/.test  ## Style and formatting
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+clean:  ## Remove the virtual environment and everything generated
+	rm -rf $(VENV) build dist demo_output *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+help:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
+
+$(RUN):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$(OLD)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(NO_VENV)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.examples: pyproject.toml | $(RUN)
+	@echo "Installing Keras, TensorFlow and what the examples need into $(VENV): a minute or two, once."
+	@$(PIP) -e '.[examples]' || { echo "$(OFFLINE)"; exit 1; }
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(RUN)
+	@echo "Installing Keras, TensorFlow and what the tests need into $(VENV): a minute or two, once."
+	@$(PIP) -e '.[test]' || { echo "$(OFFLINE)"; exit 1; }
+	@touch $@ $(VENV)/.examples
+
+$(VENV)/.backends: $(VENV)/.test
+	@echo "Installing JAX and PyTorch into $(VENV): a minute or two, once."
+	@$(PIP) '$(TORCH)' -e '.[test,all-backends]' || { echo "$(OFFLINE)"; exit 1; }
+	@touch $@
