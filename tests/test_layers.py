@@ -171,6 +171,18 @@ def test_a_step_is_the_same_eager_and_compiled():
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+if BACKEND == "torch":
+
+    @pytest.mark.parametrize("case", CASES, ids=IDS)
+    def test_torch_compile(case):
+        import torch
+
+        torch._dynamo.reset()
+        penalty, w = case.make(), torch.randn(4, 3)
+        expected = float(penalty(w))
+        assert float(torch.compile(penalty, backend="aot_eager")(w)) == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_step_moves_by_the_gradient_of_the_penalty():
     model = keras.Sequential([keras.Input((6,)), layers.Dense(4, use_bias=False, kernel_regularizer=SparseGroupLasso(0.1, 0.2))])
     before = ops.convert_to_numpy(model.layers[0].kernel)

@@ -29,7 +29,7 @@ def group_axes(axis: int | tuple[int, ...], rank: int) -> tuple[tuple[int, ...],
 def group_size(x: Any, axis: int | tuple[int, ...]) -> Any:
     """Number of weights in a group: an integer, or a tensor where a size is known at run time alone."""
     _, inside = group_axes(axis, len(x.shape))
-    shape = ops.shape(x)
+    shape = x.shape if None not in tuple(x.shape) else ops.shape(x)
     return math.prod(shape[a] for a in inside)
 
 
