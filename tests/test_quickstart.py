@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -176,12 +177,13 @@ def test_a_file_that_is_no_archive_is_refused(quickstart, tmp_path, capsys, cont
     assert re.search(r"bad.npz: expected .*\. Received: a file that is no zip archive.*\n\Z", capsys.readouterr().err)
 
 
-def test_status_2_for_a_missing_file(tmp_path):
-    done = subprocess.run([sys.executable, SCRIPT, "--data", "absent.npz"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert "--data absent.npz: expected an .npz file" in done.stderr.splitlines()[-1]
-    assert "No such file" in done.stderr.splitlines()[-1]
+def test_status_2_for_a_missing_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["quickstart.py", "--data", "absent.npz"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert stopped.value.code == 2
+    assert re.fullmatch(r".*--data absent.npz: expected an .npz file .* Received: No such file or directory\n", capsys.readouterr().err)
     assert list(tmp_path.iterdir()) == []
 
 
