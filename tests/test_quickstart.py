@@ -62,6 +62,19 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(demo):
         assert len(re.findall(rf"^  {name} +epoch +\d+/{EPOCHS}  loss ", printed, re.MULTILINE)) == EPOCHS
 
 
+def test_progress_is_one_line_on_a_terminal(quickstart, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    progress = quickstart.Progress("L1")
+    progress.set_params({"epochs": 2})
+    progress.on_train_begin()
+    for epoch in range(2):
+        progress.on_epoch_end(epoch, {"loss": 0.5, "val_accuracy": 0.75})
+    first, second = capsys.readouterr().out.removeprefix("\r").split("\r")
+    assert re.fullmatch(r"  L1 +epoch +1/2  loss 0.5000  validation accuracy 0.7500 +[\d.]+ s", first)
+    assert re.fullmatch(r"  L1 +epoch +2/2  .* s\n", second)
+    assert len(first) < 80
+
+
 def test_table_agrees_with_the_saved_models(demo, quickstart):
     printed, output = demo
     rows = rows_of(printed)
@@ -93,6 +106,13 @@ def test_picture_shows_every_run(demo, quickstart):
         assert np.sum(drawn) > 100, name
 
 
+def test_counts_of_small_and_zero_weights_and_rows(quickstart):
+    kernels = [np.array([[0.0, 0.0], [0.0005, -0.0005], [0.0, -3.0]]), np.array([[0.0, 1e-3, 0.0]])]
+    run = quickstart.Run(Path("any"), kernels, accuracy=1.0, penalty=0.0, predictions=np.zeros(1))
+    assert (run.weights_up_to(0), run.weights_up_to(1e-3)) == (5, 8)
+    assert (run.groups_up_to(0), run.groups_up_to(1e-3)) == (1, 3)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_tensorboard_logs_are_readable(demo, name):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -107,16 +127,6 @@ def test_tensorboard_logs_are_readable(demo, name):
     assert float(logged) == pytest.approx(rows_of(printed)[name]["accuracy"], abs=5.1e-5)
 
 
-def test_every_run_starts_from_the_same_weights(quickstart):
-    starts = []
-    for penalty in quickstart.RUNS.values():
-        keras.utils.set_random_seed(3)
-        starts.append(quickstart.build(6, 2, penalty, steps=10).get_weights())
-    for weights in starts[1:]:
-        for first, other in zip(starts[0], weights, strict=True):
-            np.testing.assert_array_equal(first, other)
-
-
 def small_data(**changes):
     """A file's arrays: 8x6 pixels, three classes that differ in which third is bright."""
     rng = np.random.default_rng(0)
@@ -128,13 +138,32 @@ def small_data(**changes):
     return {key: value for key, value in (data | changes).items() if value is not None}
 
 
-def test_data_of_ones_own(quickstart, tmp_path, capsys):
+def test_data_of_ones_own(quickstart, tmp_path, monkeypatch, capsys):
+    starts = []
+
+    def build(*arguments, **keywords):
+        model = quickstart_build(*arguments, **keywords)
+        starts.append(model.get_weights())
+        return model
+
+    quickstart_build = quickstart.build
+    monkeypatch.setattr(quickstart, "build", build)
     np.savez(tmp_path / "own.npz", **small_data())
+    logs = tmp_path / "new" / "results" / "logs" / "plain" / "train"
+    logs.mkdir(parents=True)
+    for name in ("events.out.tfevents.1.of.an.earlier.run", "notes.txt"):
+        (logs / name).touch()
     assert quickstart.main(["--data", str(tmp_path / "own.npz"), "--epochs", "1", "--output", str(tmp_path / "new" / "results")]) == 0
     printed = capsys.readouterr().out
     assert "90 images to train and 30 to validate" in printed
     assert "48-128-64-3" in printed
     assert list(rows_of(printed)) == NAMES
+    assert len(starts) == len(NAMES)
+    for weights in starts[1:]:
+        for first, other in zip(starts[0], weights, strict=True):
+            np.testing.assert_array_equal(first, other)
+    assert (logs / "notes.txt").exists()
+    assert not list(logs.glob("*earlier*"))
 
 
 def test_fewer_epochs_on_many_images(quickstart):

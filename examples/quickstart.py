@@ -1,0 +1,307 @@
+"""Trains one network plain and with four penalties, and shows what each penalty does to the weights.
+
+The runs are plain, L1, L2, a relaxation of L0 and group lasso: the same network, the same initial weights, the same order of the
+batches. The data are scikit-learn's handwritten digits, which need no download, or any file laid out like Keras's `mnist.npz`.
+
+Each model is saved, loaded again by a new Python process and must predict there exactly what it predicted here. One table
+compares the runs, one picture shows the histograms of their weights, and TensorBoard logs show how they came about.
+Exit status: 0 if every check held, 1 if one failed, 2 if the arguments cannot be used.
+
+    python examples/quickstart.py
+    python examples/quickstart.py --data mnist.npz --output mnist_output
+"""
+
+import argparse
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+# On a network this small the threads of PyTorch would mostly wait for one another. Read once, at import.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import keras
+import numpy as np
+from keras import layers
+from matplotlib.figure import Figure
+
+from keras_reg.regularizers import L0, L1, L2, GroupLasso
+
+# A group is a row of a kernel: all weights that leave one pixel or one hidden unit.
+RUNS = {
+    "plain": None,
+    "L1": L1(3e-4),
+    "L2": L2(1e-3),
+    "L0-laplace": L0(1e-4, relaxation="laplace"),
+    "GroupLasso": GroupLasso(3e-4, axis=-2),
+}
+COLOURS = dict(zip(RUNS, ("#999999", "#0072B2", "#D55E00", "#009E73", "#AA3377"), strict=True))  # safe for the colour-blind
+HIDDEN = (128, 64)
+BATCH_SIZE = 64
+SMALL = 1e-3
+KEYS = ("x_train", "y_train", "x_test", "y_test")
+LAYOUT = "an .npz file with images x_train, x_test of shape (count, height, width) and whole-number labels y_train, y_test"
+
+# All that the new process runs: it knows keras and keras_reg, and nothing of this script.
+RELOAD = """
+import sys
+import keras
+import numpy as np
+import keras_reg
+
+inputs, outputs, *paths = sys.argv[1:]
+x, found = np.load(inputs), {}
+for index, path in enumerate(paths):
+    model = keras.models.load_model(path)
+    found[f"predictions {index}"] = keras.ops.convert_to_numpy(model(x))
+    found[f"penalty {index}"] = keras.ops.convert_to_numpy(sum(model.losses))
+np.savez(outputs, **found)
+"""
+
+
+@dataclass
+class Run:
+    """What is known of one trained model."""
+
+    path: Path
+    kernels: list[np.ndarray]
+    accuracy: float
+    penalty: float
+    predictions: np.ndarray
+    difference: float = math.nan  # the largest between the predictions here and in the new process
+    penalty_reloaded: float = math.nan
+
+    def weights_up_to(self, size: float) -> int:
+        return sum(int(np.sum(np.abs(kernel) <= size)) for kernel in self.kernels)
+
+    def groups_up_to(self, size: float) -> int:
+        """How many groups have no weight larger than `size`."""
+        return sum(int(np.sum(np.max(np.abs(kernel), axis=1) <= size)) for kernel in self.kernels)
+
+
+class Progress(keras.callbacks.Callback):
+    """One line a run: rewritten at each epoch on a terminal, printed four times elsewhere."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.name = name
+
+    def on_train_begin(self, logs=None):
+        self.started = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        done, epochs = epoch + 1, self.params["epochs"]
+        line = f"  {self.name:<11} epoch {done:>3}/{epochs}  loss {logs['loss']:.4f}  validation accuracy {logs['val_accuracy']:.4f}"
+        line += f"  {time.perf_counter() - self.started:5.1f} s"
+        if sys.stdout.isatty():
+            print(f"\r{line}", end="\n" if done == epochs else "", flush=True)
+        elif done == epochs or done % math.ceil(epochs / 4) == 0:
+            print(line, flush=True)
+
+
+def load_digits() -> dict[str, np.ndarray]:
+    """The 1,797 digits of 8x8 pixels that come with scikit-learn; a fifth is kept for validation."""
+    from sklearn import datasets, model_selection
+
+    x, y = datasets.load_digits(return_X_y=True)
+    x_train, x_test, y_train, y_test = model_selection.train_test_split(x, y, test_size=0.2, random_state=0, stratify=y)
+    return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
+
+
+def load_npz(path: Path) -> dict[str, np.ndarray]:
+    """The four arrays of a file laid out like `mnist.npz`; a `ValueError` says in one line what is wrong with another."""
+    try:
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("a file that is no zip archive, as every .npz is")
+            file.seek(0)
+            found = np.load(file)
+            if missing := [key for key in KEYS if key not in found]:
+                raise ValueError(f"no {', '.join(missing)} among its arrays {found.files}")
+            data = {key: np.asarray(found[key]) for key in KEYS}
+        check_layout(data)
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+        raise ValueError(f"--data {path}: expected {LAYOUT}. Received: {reason}") from None
+    return data
+
+
+def check_layout(data: dict[str, np.ndarray]) -> None:
+    """Raise a `ValueError` that says what came where images and labels do not belong together."""
+    for part in ("train", "test"):
+        x, y = data[f"x_{part}"], data[f"y_{part}"]
+        if x.ndim < 2 or x.size == 0 or x.dtype.kind not in "buif" or not np.all(np.isfinite(x)):
+            raise ValueError(f"x_{part} of shape {x.shape} and type {x.dtype}, which must be non-empty, numeric and finite")
+        if y.shape != x.shape[:1] or y.dtype.kind not in "iu" or np.min(y) < 0:
+            raise ValueError(f"y_{part} of shape {y.shape} and type {y.dtype}, which must hold {len(x)} labels from 0 on, one an image")
+    if data["x_train"].shape[1:] != data["x_test"].shape[1:]:
+        raise ValueError(f"images of shape {data['x_train'].shape[1:]} in x_train and {data['x_test'].shape[1:]} in x_test")
+    if np.max(data["y_test"]) > np.max(data["y_train"]):
+        raise ValueError(f"labels up to {np.max(data['y_test'])} in y_test and only up to {np.max(data['y_train'])} in y_train")
+
+
+def scaled(data: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Images as rows of pixels between -1 and 1, labels as integers, in the order of `KEYS`."""
+    x_train, x_test = (data[key].reshape(len(data[key]), -1).astype("float32") for key in ("x_train", "x_test"))
+    largest = np.max(np.abs(x_train)) or 1.0
+    return x_train / largest, data["y_train"].astype("int32"), x_test / largest, data["y_test"].astype("int32")
+
+
+def default_epochs(images: int) -> int:
+    """40, and fewer on many images, so that all runs together take about a minute."""
+    return min(40, max(3, 60_000 // images))
+
+
+def build(pixels: int, classes: int, penalty, steps: int) -> keras.Model:
+    """The network of every run; the penalty acts on its kernels and never on the biases."""
+    model = keras.Sequential([keras.Input((pixels,))], name="network")
+    for index, units in enumerate(HIDDEN):
+        model.add(layers.Dense(units, activation="relu", kernel_regularizer=penalty, name=f"hidden_{index + 1}"))
+    model.add(layers.Dense(classes, kernel_regularizer=penalty, name="logits"))
+    # A penalty's gradient makes weights hop around zero, in proportion to the learning rate: it has to fall for them to settle.
+    rate = keras.optimizers.schedules.CosineDecay(0.2, decay_steps=steps)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer=keras.optimizers.SGD(rate, momentum=0.9), loss=loss, metrics=["accuracy"])
+    return model
+
+
+def train(name: str, data: tuple[np.ndarray, ...], epochs: int, seed: int, output: Path) -> Run:
+    """Train one model, save it and take down what the table and the picture need."""
+    x_train, y_train, x_test, y_test = data
+    logs = output / "logs" / name
+    for stale in logs.rglob("events.out.tfevents.*"):
+        stale.unlink()
+    board = keras.callbacks.TensorBoard(logs, histogram_freq=math.ceil(epochs / 10), write_graph=False)
+    keras.utils.set_random_seed(seed)
+    model = build(x_train.shape[1], int(np.max(y_train)) + 1, RUNS[name], epochs * math.ceil(len(x_train) / BATCH_SIZE))
+    fit = {"batch_size": BATCH_SIZE, "epochs": epochs, "verbose": 0, "validation_data": (x_test, y_test)}
+    history = model.fit(x_train, y_train, callbacks=[Progress(name), board], **fit)
+    path = output / f"{name}.keras"
+    model.save(path)
+    kernels = [keras.ops.convert_to_numpy(layer.kernel) for layer in model.layers]
+    predictions, penalty = keras.ops.convert_to_numpy(model(x_test)), float(keras.ops.convert_to_numpy(sum(model.losses)))
+    return Run(path, kernels, history.history["val_accuracy"][-1], penalty, predictions)
+
+
+def reload_all(runs: dict[str, Run], x: np.ndarray) -> None:
+    """Load all models in one new process and take down how far its predictions are from those made here."""
+    with tempfile.TemporaryDirectory() as folder:
+        inputs, outputs = Path(folder, "inputs.npy"), Path(folder, "outputs.npz")
+        np.save(inputs, x)
+        command = [sys.executable, "-c", RELOAD, inputs, outputs, *(run.path for run in runs.values())]
+        environment = {**os.environ, "KERAS_BACKEND": keras.backend.backend()}
+        done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
+        if done.returncode != 0:
+            print(f"The new process could not load the models:\n{done.stderr}", file=sys.stderr)
+            return
+        with np.load(outputs) as found:
+            for index, run in enumerate(runs.values()):
+                run.difference = float(np.max(np.abs(found[f"predictions {index}"] - run.predictions)))
+                run.penalty_reloaded = float(found[f"penalty {index}"])
+
+
+def table(runs: dict[str, Run]) -> str:
+    """One line for each run."""
+    kernels = runs["plain"].kernels
+    total = sum(kernel.size for kernel in kernels)
+    lines = [
+        f"{total:,} weights in {sum(map(len, kernels)):,} groups (the weights that leave one pixel or hidden unit); biases not counted.",
+        "",
+        "run         val. accuracy  penalty  weights < 1e-3  exact zeros  groups < 1e-3  zero groups  file size  reload difference",
+    ]
+    for name, run in runs.items():
+        small = run.weights_up_to(SMALL)
+        trained = f"{name:<11} {run.accuracy:>12.4f}  {run.penalty:>7.4f}"
+        weights = f"{small:>7} {small / total:>6.1%}  {run.weights_up_to(0):>11}"
+        groups = f"{run.groups_up_to(SMALL):>13}  {run.groups_up_to(0):>11}"
+        lines.append(f"{trained}  {weights}  {groups}  {run.path.stat().st_size / 1000:>6.0f} kB  {run.difference:>17.3g}")
+    return "\n".join(lines)
+
+
+def draw(runs: dict[str, Run], path: Path) -> None:
+    """Each penalised run's histogram over the plain one's, on the same bins and axes."""
+    weights = {name: np.concatenate([kernel.ravel() for kernel in run.kernels]) for name, run in runs.items()}
+    largest = max(np.max(np.abs(values)) for values in weights.values())
+    bins = np.linspace(-largest, largest, 102)  # an odd number of bins: the middle one holds zero
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    panels = figure.subplots(2, 2, sharex=True, sharey=True).flat
+    for panel, name in zip(panels, [name for name in runs if name != "plain"], strict=True):
+        for shown, style in (("plain", {"alpha": 0.55}), (name, {"histtype": "step", "linewidth": 1.6})):
+            label = f"{shown}: |w| < {SMALL:g} for {runs[shown].weights_up_to(SMALL) / weights[shown].size:.1%}"
+            panel.hist(weights[shown], bins, color=COLOURS[shown], label=label, log=True, **style)
+        panel.set_title(f"plain against {name}, strength {RUNS[name].strength:g}")
+        panel.legend(loc="upper right", fontsize="small", handlelength=1, framealpha=1)
+        panel.grid(axis="y", alpha=0.3)
+    figure.supxlabel("weight w (no unit)")
+    figure.supylabel(f"number of weights per bin of width {bins[1] - bins[0]:.3f} (logarithmic)")
+    figure.suptitle("Weights of all kernels after training")
+    figure.savefig(path, dpi=110)
+
+
+def check(runs: dict[str, Run], logs: Path) -> bool:
+    """Print every check and the runs that fail it; true if all hold."""
+    checks = {
+        "predictions are finite": lambda name, run: np.all(np.isfinite(run.predictions)),
+        "a new process predicts exactly the same": lambda name, run: run.difference == 0,
+        "a new process finds the same penalty": lambda name, run: run.penalty_reloaded == run.penalty,
+        "TensorBoard logs are there": lambda name, run: any((logs / name).rglob("events.out.tfevents.*")),
+    }
+    failed = {text: [name for name, run in runs.items() if not holds(name, run)] for text, holds in checks.items()}
+    for text, names in failed.items():
+        print(f"  FAILED  {text}: not for {', '.join(names)}" if names else f"  ok      {text}")
+    return not any(failed.values())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, metavar="FILE.npz", help="a file laid out like Keras's mnist.npz; default: handwritten digits")
+    parser.add_argument("--epochs", type=int, help="epochs of each run; default: 40, fewer (at least 3) on more than 1,500 images")
+    parser.add_argument("--output", type=Path, default=Path("demo_output"), metavar="DIR", help="for the results; default: demo_output")
+    parser.add_argument("--seed", type=int, default=0, help="of the initial weights and the order of the batches; default: 0")
+    options = parser.parse_args(arguments)
+    if options.epochs is not None and options.epochs < 1:
+        parser.error(f"--epochs must be at least 1. Received: {options.epochs}")
+    if not 0 <= options.seed < 2**32:
+        parser.error(f"--seed must be from 0 to {2**32 - 1}. Received: {options.seed}")
+    started = time.perf_counter()
+    try:
+        data = scaled(load_npz(options.data) if options.data else load_digits())
+        options.output.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        problem = f"--output {options.output}: expected a folder. Received: {error.strerror}" if isinstance(error, OSError) else error
+        print(f"quickstart.py: error: {problem}", file=sys.stderr)
+        return 2
+
+    images = len(data[0])
+    epochs = options.epochs or default_epochs(images)
+    reduced = "" if options.epochs or epochs == 40 else f", not 40, as there are {images:,} images (--epochs sets another number)"
+    print(f"Data: {options.data or 'handwritten digits'}, {images:,} images to train and {len(data[2]):,} to validate")
+    print(f"Network: dense, {'-'.join(map(str, (data[0].shape[1], *HIDDEN, np.max(data[1]) + 1)))}, on {keras.backend.backend()}")
+    print(f"Runs of {epochs} epochs{reduced}:")
+    for name, penalty in RUNS.items():
+        print(f"  {name:<11} {penalty or 'no penalty'}")
+    print("\nTraining")
+    runs = {name: train(name, data, epochs, options.seed, options.output) for name in RUNS}
+    print("\nLoading every model in a new process ...", flush=True)
+    reload_all(runs, data[2])
+    print(f"\n{table(runs)}\n")
+    print("Here a penalty acts through its gradient, which steps over zero and hardly ever onto it: weights get small in great")
+    print("number, exact zeros come by chance, and the files keep their size.\n\nChecks")
+    held = check(runs, options.output / "logs")
+    draw(runs, options.output / "weights.png")
+    where = options.output.resolve()
+    print(f"\nModels       {where}: {', '.join(run.path.name for run in runs.values())}")
+    print(f"Histograms   {where / 'weights.png'}")
+    print(f"TensorBoard  tensorboard --logdir {where / 'logs'}")
+    print(f"{time.perf_counter() - started:.0f} s in all. {'Every check held.' if held else 'A check FAILED.'}")
+    return 0 if held else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
