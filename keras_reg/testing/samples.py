@@ -40,6 +40,7 @@ class Case:
         return defined(self.penalty.prox, np.ones(self.shape, "float32"), 1.0) is not None
 
     def prox(self, w: np.ndarray, step: Any) -> np.ndarray:
+        step = ops.convert_to_tensor(step) if isinstance(step, np.ndarray) else step
         return ops.convert_to_numpy(self.penalty.prox(ops.convert_to_tensor(w), step))
 
     def normal(self, scale: float = 1.0) -> np.ndarray:
