@@ -76,6 +76,45 @@ def test_gradient_against_differences(case):
         np.testing.assert_allclose(gradient[index], (case.formula(up) - case.formula(down)) / 2e-5, rtol=1e-3, atol=1e-5)
 
 
+def gradient_of_first_gradient(penalty, w):
+    """Derivatives of the first weight's gradient, by differentiating twice."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        w = tf.constant(w)
+        with tf.GradientTape() as outer:
+            outer.watch(w)
+            with tf.GradientTape() as inner:
+                inner.watch(w)
+                value = penalty(w)
+            first = inner.gradient(value, w)[0, 0]
+        return outer.gradient(first, w)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.grad(lambda w: jax.grad(penalty)(w)[0, 0])(ops.convert_to_tensor(w))
+    import torch
+
+    w = torch.tensor(w, requires_grad=True)
+    (first,) = torch.autograd.grad(penalty(w), w, create_graph=True)
+    return torch.autograd.grad(first[0, 0], w)[0]
+
+
+CURVED = [case for case in CASES if case.name not in ("L1", "L0-hard", "Grouped-L0-hard", "GroupLasso-two-axes")]
+
+
+@pytest.mark.parametrize("case", CURVED, ids=str)
+def test_second_derivatives_against_differences(case):
+    penalty, w = case.make(), np.array([[0.35, -0.2], [0.1, 0.5]], "float32")
+    second = ops.convert_to_numpy(gradient_of_first_gradient(penalty, w))
+    for index in np.ndindex(w.shape):
+        up, down = w.copy(), w.copy()
+        up[index] += 1e-3
+        down[index] -= 1e-3
+        expected = (value_and_gradient(penalty, up)[1][0, 0] - value_and_gradient(penalty, down)[1][0, 0]) / (up[index] - down[index])
+        np.testing.assert_allclose(second[index], expected, rtol=5e-3, atol=5e-3)
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [

@@ -37,14 +37,12 @@ class MCP(Entrywise):
         self.strength = non_negative(strength, "strength")
         self.gamma = greater_than(gamma, 0, "gamma")
 
-    def value(self, w: Any) -> Any:
-        if not self.strength:
-            return ops.zeros((), w.dtype)
+    def total(self, w: Any) -> Any:
         size = at_most(ops.absolute(w), like(w, self.gamma * self.strength))
-        return ops.sum(size * (self.strength - size / (2 * self.gamma)))
+        return self.strength * ops.sum(size) - ops.sum(ops.square(size)) / (2 * self.gamma)
 
-    def slope(self, size: Any) -> Any:
-        return at_least(self.strength - size / self.gamma, 0.0)
+    def slope(self, size: Any, scale: Any = 1.0) -> Any:
+        return ops.relu(self.gamma * self.strength - size) * (scale / self.gamma)
 
     def prox(self, w: Any, step: Any) -> Any:
         return maps.mcp_threshold(w, step_size(step), self.strength, self.gamma)
@@ -79,16 +77,14 @@ class SCAD(Entrywise):
         self.strength = non_negative(strength, "strength")
         self.a = greater_than(a, 2, "a")
 
-    def value(self, w: Any) -> Any:
-        if not self.strength:
-            return ops.zeros((), w.dtype)
+    def total(self, w: Any) -> Any:
         size = at_most(ops.absolute(w), like(w, self.a * self.strength))
-        beyond = at_least(size - self.strength, 0.0)
-        return ops.sum(self.strength * size - ops.square(beyond) / (2 * (self.a - 1)))
+        beyond = ops.relu(size - self.strength)
+        return self.strength * ops.sum(size) - ops.sum(ops.square(beyond)) / (2 * (self.a - 1))
 
-    def slope(self, size: Any) -> Any:
-        fading = at_least((self.a * self.strength - size) / (self.a - 1), 0.0)
-        return at_most(fading, like(size, self.strength))
+    def slope(self, size: Any, scale: Any = 1.0) -> Any:
+        fading = ops.relu(self.a * self.strength - size)
+        return at_most(fading, like(size, (self.a - 1) * self.strength)) * (scale / (self.a - 1))
 
     def prox(self, w: Any, step: Any) -> Any:
         return maps.scad_threshold(w, step_size(step), self.strength, self.a)
@@ -124,17 +120,17 @@ class Lq(Entrywise):
         if not 0 < self.q < 1:
             raise ValueError(f"Argument `q` must be between 0 and 1, both excluded. Received: q={self.q}")
 
-    def value(self, w: Any) -> Any:
-        if not self.strength:
-            return ops.zeros((), w.dtype)
+    def total(self, w: Any) -> Any:
         size = ops.absolute(w)
-        # The slope at zero is infinite; a subnormal weight counts as zero.
-        zero = size < tiny(w)
-        power = ops.power(ops.where(zero, ops.ones_like(size), size), like(w, self.q))
-        return self.strength * ops.sum(ops.where(zero, ops.zeros_like(size), power))
+        return self.strength * ops.sum(ops.sqrt(size) if self.q == 0.5 else ops.power(size, like(w, self.q)))
 
-    def slope(self, size: Any) -> Any:
-        return self.strength * self.q * ops.power(size, like(size, self.q - 1))
+    def slope(self, size: Any, scale: Any = 1.0) -> Any:
+        steepest = scale * (self.strength * self.q)
+        return steepest * (ops.rsqrt(size) if self.q == 0.5 else ops.power(size, like(size, self.q - 1)))
+
+    def pull(self, w: Any, scale: Any) -> Any:
+        # The slope at zero is infinite.
+        return ops.sign(w) * self.slope(at_least(ops.absolute(w), tiny(w)), scale)
 
     def prox(self, w: Any, step: Any) -> Any:
         return maps.lq_threshold(w, step_size(step), self.strength, self.q)

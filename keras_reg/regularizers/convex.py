@@ -51,8 +51,8 @@ class L1(Entrywise):
     def prox(self, w: Any, step: Any) -> Any:
         return maps.soft_threshold(w, step_size(step) * self.l1)
 
-    def slope(self, size: Any) -> Any:
-        return self.l1 * ops.ones_like(size)
+    def slope(self, size: Any, scale: Any = 1.0) -> Any:
+        return scale * self.l1 * ops.ones_like(size)
 
     @classmethod
     def from_prior(cls, scale: float, num_examples: int, proximal: bool = False) -> "L1":
@@ -128,8 +128,8 @@ class L2(Entrywise):
     def prox(self, w: Any, step: Any) -> Any:
         return maps.shrink(w, step_size(step), self.l2)
 
-    def slope(self, size: Any) -> Any:
-        return 2 * self.l2 * size
+    def slope(self, size: Any, scale: Any = 1.0) -> Any:
+        return scale * 2 * self.l2 * size
 
     @classmethod
     def from_prior(cls, stddev: float, num_examples: int, proximal: bool = False) -> "L2":
@@ -214,8 +214,8 @@ class L1L2(Entrywise):
         step = step_size(step)
         return maps.shrink(maps.soft_threshold(w, step * self.l1), step, self.l2)
 
-    def slope(self, size: Any) -> Any:
-        return self.l1 + 2 * self.l2 * size
+    def slope(self, size: Any, scale: Any = 1.0) -> Any:
+        return scale * (self.l1 + 2 * self.l2 * size)
 
     def get_config(self) -> dict:
         return {"l1": self.l1, "l2": self.l2, **super().get_config()}

@@ -7,7 +7,7 @@ from keras import ops
 from keras_reg._registration import register
 from keras_reg._validation import non_negative
 from keras_reg.ops.dtypes import at_least, tiny
-from keras_reg.regularizers.penalty import Penalty, pair
+from keras_reg.regularizers.penalty import Penalty, pair, with_gradient
 
 
 def refuse_proximal(penalty: Penalty) -> None:
@@ -45,32 +45,38 @@ class HoyerSquare(Penalty):
         refuse_proximal(self)
 
     def value(self, w: Any) -> Any:
-        if not self.strength:
-            return ops.zeros((), w.dtype)
-        size, zero, _ = _normalized(w)
-        squares = ops.where(zero, ops.ones((), w.dtype), ops.sum(ops.square(size)))
-        return self.strength * ops.square(ops.sum(size)) / squares
+        return with_gradient(self.total, self.pull, w) if self.strength else ops.zeros((), w.dtype)
+
+    def total(self, w: Any) -> Any:
+        _, total, squares, _ = _normalized(w)
+        return self.strength * ops.square(total) / squares
+
+    def pull(self, w: Any, scale: Any) -> Any:
+        """`scale` times the gradient, with 0 at zero weights."""
+        size, total, squares, largest = _normalized(w)
+        ratio = total / squares
+        steepest = 2 * scale * self.strength * ratio / largest
+        return ops.sign(w) * (steepest - (steepest * ratio) * size)
 
     def subdiff_distance(self, w: Any, grad: Any) -> Any:
         w, grad = pair(w, grad)
-        size, zero, scale = _normalized(w)
-        squares = ops.where(zero, ops.ones((), w.dtype), ops.sum(ops.square(size)))
-        ratio = ops.sum(size) / squares
-        pull = 2 * self.strength * ratio / scale
-        at_zero = at_least(ops.absolute(grad) - pull, 0.0)
-        elsewhere = ops.absolute(grad + pull * ops.sign(w) * (1 - ratio * size))
+        _, total, squares, largest = _normalized(w)
+        at_zero = at_least(ops.absolute(grad) - 2 * self.strength * total / squares / largest, 0.0)
         # The zero vector is a minimum by a jump: no gradient moves it.
-        return ops.where(zero, ops.zeros_like(w), ops.where(ops.equal(w, 0), at_zero, elsewhere))
+        at_zero = ops.where(total == 0, ops.zeros_like(w), at_zero)
+        return ops.where(ops.equal(w, 0), at_zero, ops.absolute(grad + self.pull(w, 1.0)))
 
     def get_config(self) -> dict:
         return {"strength": self.strength, **super().get_config()}
 
 
-def _normalized(w: Any) -> tuple[Any, Any, Any]:
-    """Magnitudes over the largest one, whether all are zero, and the largest one, held constant."""
+def _normalized(w: Any) -> tuple[Any, Any, Any, Any]:
+    """Magnitudes over the largest one, their sum, the sum of their squares (1 at a zero vector), and the largest one."""
     size = ops.absolute(w)
-    scale = ops.stop_gradient(ops.max(size))
-    # Gradients go as 1/scale: below this they would overflow.
-    zero = scale < tiny(w) * 1e6
-    scale = ops.where(zero, ops.ones_like(scale), scale)
-    return ops.where(zero, ops.zeros_like(size), size * ops.stop_gradient(1 / scale)), zero, scale
+    largest = ops.max(size)
+    # Gradients go as 1 / largest: below this they would overflow.
+    zero = largest < tiny(w) * 1e6
+    largest = ops.where(zero, ops.ones_like(largest), largest)
+    size = size * ops.where(zero, ops.zeros_like(largest), 1 / largest)
+    squares = ops.sum(ops.square(size))
+    return size, ops.sum(size), ops.where(zero, ops.ones_like(squares), squares), largest

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from keras import ops
+from keras import backend, ops
 
 from keras_reg import ops as maps
 from keras_reg._registration import register
@@ -73,28 +73,34 @@ class L0(Entrywise):
             )
 
     def value(self, w: Any) -> Any:
-        if not self.strength:
-            return ops.zeros((), w.dtype)
+        return self.total(w) if self.relaxation == "hard" else super().value(w)
+
+    def total(self, w: Any) -> Any:
         if self.relaxation == "hard":
             return self.strength * ops.sum(ops.cast(ops.not_equal(w, 0), w.dtype))
-        size = ops.absolute(w) / self.width
+        size = ops.absolute(w)
         if self.relaxation == "laplace":
-            return -self.strength * ops.sum(ops.expm1(-size))
+            if backend.standardize_dtype(w.dtype) == "float64":
+                return -self.strength * ops.sum(ops.expm1(size * (-1 / self.width)))
+            # The same without cancellation, several times faster. (Keras's tanh computes float64 in float32 on JAX.)
+            half = ops.tanh(size * (0.5 / self.width))
+            return 2 * self.strength * ops.sum(half / (1 + half))
         if self.relaxation == "log":
-            return self.strength * ops.sum(ops.log1p(size))
-        square = ops.square(at_most(size, _SATURATED))
-        return self.strength * ops.sum(square / (square + 1))
+            return self.strength * ops.sum(ops.log1p(size * (1 / self.width)))
+        square = ops.square(at_most(size * (1 / self.width), _SATURATED))
+        return self.strength * ops.sum(square / (1 + square))
 
-    def slope(self, size: Any) -> Any:
+    def slope(self, size: Any, scale: Any = 1.0) -> Any:
         if self.relaxation == "hard":
             return ops.where(ops.equal(size, 0), math.inf, ops.zeros_like(size))
-        scaled = size / self.width
+        steepest = scale * (self.strength / self.width)
+        scaled = size * (1 / self.width)
         if self.relaxation == "laplace":
-            return self.strength / self.width * ops.exp(-scaled)
+            return steepest * ops.exp(-scaled)
         if self.relaxation == "log":
-            return self.strength / self.width / (1 + scaled)
+            return steepest / (1 + scaled)
         scaled = at_most(scaled, _SATURATED)
-        return 2 * self.strength / self.width * scaled / ops.square(ops.square(scaled) + 1)
+        return (2 * steepest) * scaled / ops.square(1 + ops.square(scaled))
 
     def prox(self, w: Any, step: Any) -> Any:
         step = step_size(step)
