@@ -122,14 +122,17 @@ class Lq(Entrywise):
 
     def total(self, w: Any) -> Any:
         size = ops.absolute(w)
-        return self.strength * ops.sum(ops.sqrt(size) if self.q == 0.5 else ops.power(size, like(w, self.q)))
+        # The slope at zero is infinite; a subnormal weight counts as zero.
+        zero = size < tiny(w)
+        size = ops.where(zero, ops.ones_like(size), size)
+        power = ops.sqrt(size) if self.q == 0.5 else ops.power(size, like(w, self.q))
+        return self.strength * ops.sum(ops.where(zero, ops.zeros_like(size), power))
 
     def slope(self, size: Any, scale: Any = 1.0) -> Any:
         steepest = scale * (self.strength * self.q)
         return steepest * (ops.rsqrt(size) if self.q == 0.5 else ops.power(size, like(size, self.q - 1)))
 
     def pull(self, w: Any, scale: Any) -> Any:
-        # The slope at zero is infinite.
         return ops.sign(w) * self.slope(at_least(ops.absolute(w), tiny(w)), scale)
 
     def prox(self, w: Any, step: Any) -> Any:

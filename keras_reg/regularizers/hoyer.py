@@ -73,7 +73,8 @@ class HoyerSquare(Penalty):
 def _normalized(w: Any) -> tuple[Any, Any, Any, Any]:
     """Magnitudes over the largest one, their sum, the sum of their squares (1 at a zero vector), and the largest one."""
     size = ops.absolute(w)
-    largest = ops.max(size)
+    # The ratio of the sums does not depend on it: it is held constant.
+    largest = ops.stop_gradient(ops.max(size))
     # Gradients go as 1 / largest: below this they would overflow.
     zero = largest < tiny(w) * 1e6
     largest = ops.where(zero, ops.ones_like(largest), largest)
