@@ -194,6 +194,14 @@ def test_a_step_moves_by_the_gradient_of_the_penalty():
     np.testing.assert_allclose(ops.convert_to_numpy(model.layers[0].kernel), before - 0.5 * gradient, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_symbolic_tensors(case):
+    w = keras.Input(batch_shape=(4, 3))
+    priced = keras.Model(w, case.make()(w))
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+    np.testing.assert_allclose(ops.convert_to_numpy(priced(x)), case.formula(x.astype("float64")), rtol=1e-5)
+
+
 class Twice(keras.Model):
     """Subclassed, with a shared layer and a nested model."""
 

@@ -203,12 +203,12 @@ class L1L2(Entrywise):
         return self.l1 + self.l2
 
     def value(self, w: Any) -> Any:
-        total = ops.zeros((), w.dtype)
+        parts = []
         if self.l1:
-            total = total + self.l1 * ops.sum(ops.absolute(w))
+            parts.append(self.l1 * ops.sum(ops.absolute(w)))
         if self.l2:
-            total = total + self.l2 * ops.sum(ops.square(w))
-        return total
+            parts.append(self.l2 * ops.sum(ops.square(w)))
+        return sum(parts) if parts else ops.zeros((), w.dtype)
 
     def prox(self, w: Any, step: Any) -> Any:
         step = step_size(step)

@@ -251,12 +251,12 @@ class SparseGroupLasso(GroupPenalty):
         return self.l1 + self.group
 
     def value(self, w: Any) -> Any:
-        total = ops.zeros((), w.dtype)
+        parts = []
         if self.l1:
-            total = total + self.l1 * ops.sum(ops.absolute(w))
+            parts.append(self.l1 * ops.sum(ops.absolute(w)))
         if self.group:
-            total = total + self.group * self.group_weight(w) * ops.sum(maps.group_norm(w, self.axis))
-        return total
+            parts.append(self.group * self.group_weight(w) * ops.sum(maps.group_norm(w, self.axis)))
+        return sum(parts) if parts else ops.zeros((), w.dtype)
 
     def prox(self, w: Any, step: Any) -> Any:
         step = step_size(step)
