@@ -9,7 +9,7 @@ from keras_reg import ops as maps
 from keras_reg._registration import register
 from keras_reg._validation import greater_than, non_negative, step_size
 from keras_reg.ops.dtypes import widen
-from keras_reg.regularizers.penalty import Entrywise
+from keras_reg.regularizers.penalty import Entrywise, is_zero
 
 
 @register
@@ -46,7 +46,7 @@ class L1(Entrywise):
         return self.l1
 
     def value(self, w: Any) -> Any:
-        return self.l1 * ops.sum(ops.absolute(w)) if self.l1 else ops.zeros((), w.dtype)
+        return ops.zeros((), w.dtype) if is_zero(self.l1) else self.l1 * ops.sum(ops.absolute(w))
 
     def prox(self, w: Any, step: Any) -> Any:
         return maps.soft_threshold(w, step_size(step) * self.l1)
@@ -123,7 +123,7 @@ class L2(Entrywise):
         return self.l2
 
     def value(self, w: Any) -> Any:
-        return self.l2 * ops.sum(ops.square(w)) if self.l2 else ops.zeros((), w.dtype)
+        return ops.zeros((), w.dtype) if is_zero(self.l2) else self.l2 * ops.sum(ops.square(w))
 
     def prox(self, w: Any, step: Any) -> Any:
         return maps.shrink(w, step_size(step), self.l2)
@@ -204,9 +204,9 @@ class L1L2(Entrywise):
 
     def value(self, w: Any) -> Any:
         parts = []
-        if self.l1:
+        if not is_zero(self.l1):
             parts.append(self.l1 * ops.sum(ops.absolute(w)))
-        if self.l2:
+        if not is_zero(self.l2):
             parts.append(self.l2 * ops.sum(ops.square(w)))
         return sum(parts) if parts else ops.zeros((), w.dtype)
 

@@ -1,5 +1,6 @@
 """Penalties on groups of weights, which live or die together."""
 
+import copy
 import math
 import numbers
 from typing import Any
@@ -15,7 +16,7 @@ from keras_reg.ops.dtypes import at_least, widen
 from keras_reg.ops.groups import group_axes, group_size
 from keras_reg.regularizers.convex import L1
 from keras_reg.regularizers.hoyer import HoyerSquare, refuse_proximal
-from keras_reg.regularizers.penalty import Penalty, largest_magnitude, pair
+from keras_reg.regularizers.penalty import Penalty, is_zero, largest_magnitude, pair
 
 
 def _axis(axis: Any) -> int | tuple[int, ...]:
@@ -122,8 +123,13 @@ class Grouped(GroupPenalty):
     def with_strength(self, strength: float) -> "Grouped":
         return Grouped(self.penalty.with_strength(strength), self.axis, self.size_weights, self.proximal)
 
+    def at_strength(self, strength: Any) -> "Grouped":
+        moved = copy.copy(self)
+        moved.penalty = self.penalty.at_strength(strength)
+        return moved
+
     def value(self, w: Any) -> Any:
-        if not self.strength:
+        if is_zero(self.strength):
             return ops.zeros((), w.dtype)
         weight = self.group_weight(w)
         norm = maps.group_norm(w, self.axis)
@@ -252,9 +258,9 @@ class SparseGroupLasso(GroupPenalty):
 
     def value(self, w: Any) -> Any:
         parts = []
-        if self.l1:
+        if not is_zero(self.l1):
             parts.append(self.l1 * ops.sum(ops.absolute(w)))
-        if self.group:
+        if not is_zero(self.group):
             parts.append(self.group * self.group_weight(w) * ops.sum(maps.group_norm(w, self.axis)))
         return sum(parts) if parts else ops.zeros((), w.dtype)
 

@@ -7,7 +7,7 @@ from keras import ops
 from keras_reg._registration import register
 from keras_reg._validation import non_negative
 from keras_reg.ops.dtypes import at_least, tiny
-from keras_reg.regularizers.penalty import Penalty, pair, with_gradient
+from keras_reg.regularizers.penalty import Penalty, is_zero, pair, with_gradient
 
 
 def refuse_proximal(penalty: Penalty) -> None:
@@ -45,7 +45,7 @@ class HoyerSquare(Penalty):
         refuse_proximal(self)
 
     def value(self, w: Any) -> Any:
-        return with_gradient(self.total, self.pull, w) if self.strength else ops.zeros((), w.dtype)
+        return ops.zeros((), w.dtype) if is_zero(self.strength) else with_gradient(self.total, self.pull, w)
 
     def total(self, w: Any) -> Any:
         _, total, squares, _ = _normalized(w)

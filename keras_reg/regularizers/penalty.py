@@ -1,5 +1,6 @@
 """The contract that every penalty keeps."""
 
+import copy
 import math
 import warnings
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from keras import KerasTensor, backend, ops
 from keras_reg._registration import register
 from keras_reg._validation import boolean, floating_tensor, non_negative
 from keras_reg.ops.dtypes import at_least, like, widen
+from keras_reg.regularizers.acting import Claim, awaits_its_optimizer, claim_in_force
 
 
 @register
@@ -22,8 +24,8 @@ class Penalty(keras.regularizers.Regularizer):
 
     Args:
         proximal: `False` (default): an ordinary Keras regularizer, whose gradient joins that of the loss.
-            `True`: the penalty is meant to act through `prox` after each update, which is what reaches exact zeros;
-            an optimizer has to do that. While none does, the gradient acts as before and a warning says so.
+            `True`: `keras_reg.optimizers.Proximal` applies `prox` after each update, which is what reaches exact zeros; the value
+            still shows in the loss, without a gradient. Under any other optimizer the gradient acts as before and a warning says so.
 
     Class attributes:
         convex: Whether the penalty is convex for every strength.
@@ -51,6 +53,8 @@ class Penalty(keras.regularizers.Regularizer):
     convex: bool = False
     radial: bool = False
     strength_names: tuple[str, ...] = ("strength",)
+    claim: Claim | None = None
+    gradient_flowed = False
     _warned = False
 
     def __init__(self, proximal: bool = False):
@@ -65,19 +69,36 @@ class Penalty(keras.regularizers.Regularizer):
         Returns:
             A scalar in the dtype of `w`, summed in float32 or wider.
         """
+        given = w
         w = floating_tensor(w, "w")
         self.check_shape(w.shape)
-        if self.proximal and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{self!r} is proximal, but no optimizer applies its prox: its gradient joins the loss instead, "
-                "which gives no exact zeros. Train with an optimizer that applies it, or set `proximal=False`.",
-                stacklevel=2,
-            )
+        if self.proximal:
+            claim = claim_in_force(self, given)
+            if claim is not None:
+                w = w if isinstance(w, KerasTensor) else ops.stop_gradient(w)
+                # JAX keeps the optimizer's variables out of the loss: there it shows the strength that the penalty was given.
+                penalty = self if backend.backend() == "jax" else self.at_strength(claim.strength.value)
+                return penalty._total(w)
+            self.gradient_flowed = True
+            if not awaits_its_optimizer():
+                self._warn()
+        return self._total(w)
+
+    def _total(self, w: Any) -> Any:
         if isinstance(w, KerasTensor):
             return self.value(w)
         wide, dtype = widen(w)
         return ops.cast(self.value(wide), dtype)
+
+    def _warn(self) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self!r} is proximal, but no optimizer applies its prox: its gradient joins the loss instead, which gives no exact "
+                "zeros. Compile the model with `keras_reg.optimizers.Proximal(optimizer)` (in a loop of your own, call its `build` "
+                "before the first loss), or set `proximal=False`.",
+                stacklevel=3,
+            )
 
     def value(self, w: Any) -> Any:
         """The penalty of a tensor of float32 or wider, differentiable in it."""
@@ -141,6 +162,24 @@ class Penalty(keras.regularizers.Regularizer):
             config[name] = strength * (config[name] / total)
         return type(self).from_config(config)
 
+    def set_strength(self, strength: float) -> None:
+        """Change the strength of this very penalty, in every layer that uses it; several strengths keep their ratio.
+
+        A training step compiled before keeps the old one: `keras_reg.callbacks.StrengthScheduler` sees to that.
+        """
+        self.__dict__.update(self.with_strength(strength).__dict__)
+
+    def at_strength(self, strength: Any) -> "Penalty":
+        """A copy whose strength is a scalar tensor, which can change between the steps of a compiled function.
+
+        Several strengths keep their ratio. `value` and `prox` take it as they take a number.
+        """
+        moved = copy.copy(self)
+        for name in self.strength_names:
+            single = len(self.strength_names) == 1
+            setattr(moved, name, strength if single else strength * (getattr(self, name) / self.strength if self.strength else 0.0))
+        return moved
+
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raise a `ValueError` where weights of this shape cannot be penalised. Called when a layer is built."""
         del shape  # any will do
@@ -148,12 +187,24 @@ class Penalty(keras.regularizers.Regularizer):
     def get_config(self) -> dict:
         return {"proximal": self.proximal}
 
+    def __getstate__(self) -> dict:
+        # A copy is another penalty: no optimizer has claimed it.
+        return {name: value for name, value in self.__dict__.items() if name not in _OWN_TO_ONE}
+
     def __repr__(self) -> str:
         # An inner penalty reads better than its config.
         arguments = {name: getattr(self, name, value) for name, value in self.get_config().items()}
         if arguments.get("proximal") is False:
             del arguments["proximal"]
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
+
+
+_OWN_TO_ONE = ("claim", "gradient_flowed", "_warned")
+
+
+def is_zero(strength: Any) -> bool:
+    """Whether a strength is the number 0; a tensor may become something else."""
+    return isinstance(strength, float) and strength == 0
 
 
 def largest_magnitude(grad: Any) -> float:
@@ -204,7 +255,7 @@ class Entrywise(Penalty):
         raise NotImplementedError
 
     def value(self, w: Any) -> Any:
-        if not self.strength:
+        if is_zero(self.strength):
             return ops.zeros((), w.dtype)
         return with_gradient(self.total, self.pull, w)
 

@@ -1,0 +1,322 @@
+"""The optimizer that applies the proximal maps of the penalties after every update of another one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import backend, ops
+
+from keras_reg._registration import register
+from keras_reg._validation import non_negative, one_of
+from keras_reg.ops.dtypes import widen
+from keras_reg.optimizers import step_sizes
+from keras_reg.regularizers import Penalty
+from keras_reg.regularizers.acting import Claim
+
+METRICS = ("auto", "euclidean", "preconditioned")
+REFUSED = {
+    keras.optimizers.LossScaleOptimizer: "it belongs outside: `LossScaleOptimizer(Proximal(optimizer))`",
+}
+for _name, _reason in {
+    "MultiOptimizer": "it belongs outside: give each of its optimizers a `Proximal` of its own",
+    "ScheduleFreeAdamW": "it trains an interpolation of two sequences of weights, and a prox on that is a prox on neither",
+}.items():
+    if hasattr(keras.optimizers, _name):  # newer Keras
+        REFUSED[getattr(keras.optimizers, _name)] = _reason
+OF_THE_INNER = (
+    "learning_rate",
+    "weight_decay",
+    "clipnorm",
+    "global_clipnorm",
+    "clipvalue",
+    "use_ema",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+)
+"""Arguments of every Keras optimizer that the inner one keeps."""
+
+
+@register
+class Proximal(keras.optimizers.Optimizer):
+    """Any Keras optimizer, followed after each update by the proximal map of every penalty with `proximal=True`.
+
+    With `z` the weights after an update of the inner optimizer, each penalised variable becomes
+
+    `argmin_x sum_i (x_i - z_i)**2 / (2 * step_i) + penalty(x)`
+
+    which lands on exact zeros where a gradient step hops over them. The penalty's value still shows in the loss; its gradient
+    is stopped. What `step` is, the metric says:
+
+    | `metric` | `step` | rests at |
+    | --- | --- | --- |
+    | `"preconditioned"` | that of the optimizer for each weight, such as `learning_rate / (sqrt(v) + epsilon)` in Adam | the optimum of loss + penalty |
+    | `"euclidean"`, SGD | `learning_rate / (1 - momentum)`, what SGD multiplies an unchanging gradient by | the optimum of loss + penalty |
+    | `"euclidean"`, others | `learning_rate` for all weights: a decoupled shrinkage, as AdamW's weight decay is | a point of its own |
+
+    Under the first two a strength means what it means in the loss: the same objective is minimised. Under the third it is measured
+    against the optimizer's normalised updates, of about one learning rate a step, whatever the scale of the loss. (Lion moves every
+    weight by just that at each step: there a strength below 1 holds no weight at zero, and one above 1 lets none grow.)
+
+    Args:
+        inner_optimizer: A Keras optimizer, its name or its config. Learning rate, schedules, weight decay, clipping, averaging (EMA),
+            gradient accumulation are set on it. `"preconditioned"` is there for Adam, AdamW, Nadam, Adamax, RMSprop, Adagrad and Ftrl.
+            `LossScaleOptimizer` and `MultiOptimizer` go around `Proximal`, not inside; `ScheduleFreeAdamW` is refused.
+        metric: `"auto"` (default): `"preconditioned"` where the inner optimizer has it, else `"euclidean"`.
+        name: Name of the optimizer.
+
+    Raises:
+        ValueError: when it is built (before the first update) for variables without a proximal penalty, or with one whose
+            prox does not exist in the metric.
+
+    Order of an update: clipping, weight decay, the optimizer's step, the prox, averaging, constraints. With gradient accumulation
+    the prox runs on real updates alone. With `use_ema=True` the average of a weight starts anew at 0 while the weight is 0, so that
+    the zeros of the weights are zeros of the averaged ones. Gradients with NaN give weights with NaN, as without the prox.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_reg.optimizers import Proximal
+    >>> from keras_reg.regularizers import L1
+    >>> x = np.random.default_rng(0).normal(size=(64, 20)).astype("float32")
+    >>> y = x[:, :1] - x[:, 1:2]  # two of twenty inputs matter
+    >>> model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(1, kernel_regularizer=L1(0.1, proximal=True))])
+    >>> model.compile(Proximal(keras.optimizers.SGD(0.1)), "mse")
+    >>> history = model.fit(x, y, epochs=50, verbose=0)
+    >>> int(np.count_nonzero(model.get_weights()[0]))
+    2
+
+    References: [Parikh and Boyd, 2014](https://doi.org/10.1561/2400000003),
+    [Yun, Lozano and Yang, 2021](https://arxiv.org/abs/2007.07875) (preconditioned).
+    """
+
+    def __init__(self, inner_optimizer: Any, metric: str = "auto", name: str | None = None, **kwargs: Any):
+        for argument, value in kwargs.items():
+            if argument not in OF_THE_INNER:
+                raise TypeError(f"Proximal has no argument `{argument}`. Received: {argument}={value!r}")
+            raise ValueError(f"Argument `{argument}` belongs to the inner optimizer: set it there. Received: {argument}={value!r}")
+        inner = _optimizer(inner_optimizer)
+        own_metric = step_sizes.preconditioned(inner)
+        one_of(metric, METRICS, "metric")
+        if metric == "preconditioned" and own_metric is None:
+            raise ValueError(
+                f"Argument `metric` must be 'euclidean' or 'auto' with {type(inner).__name__}, which has no diagonal metric "
+                f"(Adam, AdamW, Nadam, Adamax, RMSprop, Adagrad and Ftrl have one). Received: metric={metric!r}"
+            )
+        # Past the tracking of attributes by Keras, which would take the inner variables for its own.
+        object.__setattr__(self, "_claims", {})
+        super().__init__(learning_rate=0.0, name=name)
+        for unused in (self._iterations, self._learning_rate):
+            self._untrack_variable(unused)
+        self.inner_optimizer = inner
+        self.metric = metric if metric != "auto" else "euclidean" if own_metric is None else "preconditioned"
+        self._in_apply = False
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Create the variables of both optimizers, and claim the penalised variables: from here on the prox acts on them.
+
+        Called by Keras at the first step. In a loop of your own, call it before the first loss is computed.
+        """
+        if self.built:
+            return
+        variables = list(variables)
+        if not variables:  # Keras, on loading HDF5: it has none at hand then
+            return
+        penalised = [v for v in variables if isinstance(v.regularizer, Penalty) and v.regularizer.proximal]
+        if not penalised:
+            others = sorted({type(v.regularizer).__name__ for v in variables if v.regularizer is not None})
+            raise ValueError(
+                f"{self.name!r} has nothing to apply: none of its {len(variables)} trainable variables has a penalty with `proximal=True` "
+                f"(regularizers found: {', '.join(others) or 'none'}). Give a layer one, such as "
+                "`kernel_regularizer=keras_reg.regularizers.L1(1e-4, proximal=True)`, or train with the inner optimizer alone."
+            )
+        for variable in penalised:
+            self._check_prox(variable)
+        self.inner_optimizer.build(variables)
+        for index, variable in enumerate(variables):
+            self._trainable_variables_indices[self._var_key(variable)] = index
+        self._trainable_variables.extend(variables)
+        for variable in penalised:
+            self._claim(variable)
+        # From the inside, at the one place that sees real updates alone and their learning rate, on every backend.
+        self.inner_optimizer._backend_update_step = self._update_and_apply_prox
+        self.inner_optimizer._update_model_variables_moving_average = self._average
+        self.built = True
+
+    def _check_prox(self, variable: Any) -> None:
+        """Refuse, by name, a penalty without a prox in the metric."""
+        penalty, rank = variable.regularizer, len(variable.shape)
+        sample = ops.ones((2,) * rank, "float32")
+        step = ops.ones_like(sample) if self.metric == "preconditioned" else 1.0
+        try:
+            penalty.prox(sample, step)
+        except NotImplementedError as error:
+            hint = " `metric='euclidean'` needs one step alone." if self.metric == "preconditioned" else ""
+            raise ValueError(
+                f"Proximal with metric={self.metric!r} cannot apply the penalty of {variable.path!r}, {penalty!r}: {error}{hint}"
+            ) from None
+
+    def _claim(self, variable: Any) -> None:
+        strength = self.add_variable(
+            shape=(),
+            initializer=keras.initializers.Constant(variable.regularizer.strength),
+            dtype=_wide(variable),
+            aggregation="only_first_replica",
+            name=f"{variable.path.replace('/', '_')}_strength",
+        )
+        self._claims[self._var_key(variable)] = (variable, strength)
+        # The variable gets a copy of its own: the penalty itself may serve other variables, under other optimizers.
+        penalty = variable.regularizer.at_strength(variable.regularizer.strength)
+        penalty.claim = Claim(self, variable, strength)
+        variable.regularizer = penalty
+
+    def applies_prox_to(self, variable: Any) -> bool:
+        """Whether this optimizer, once built, applies a prox to the variable after each update."""
+        return self._var_key(variable) in self._claims
+
+    @property
+    def strengths(self) -> dict[str, float]:
+        """The present strength of each penalised variable, by its path."""
+        return {variable.path: float(ops.convert_to_tensor(strength)) for variable, strength in self._claims.values()}
+
+    def set_strength(self, strength: float, path: str | None = None) -> None:
+        """Change the strength of all penalised variables, or of the one at `path`; nothing is compiled anew.
+
+        Args:
+            strength: Non-negative; where a penalty has several strengths, their sum at their ratio.
+            path: `variable.path` of one variable.
+        """
+        strength = non_negative(strength, "strength")
+        if not self.built:
+            raise ValueError("The optimizer has no strengths before it is built: call `build(model.trainable_variables)` first.")
+        chosen = [claim for claim in self._claims.values() if path in (None, claim[0].path)]
+        if not chosen:
+            raise ValueError(f"Argument `path` must be one of {sorted(self.strengths)}. Received: path={path!r}")
+        for variable, present in chosen:
+            present.assign(strength)
+            variable.regularizer.set_strength(strength)
+
+    def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
+        if trainable_variables is None:
+            trainable_variables = self._trainable_variables
+        trainable_variables = list(trainable_variables)
+        if not self.built:
+            late = [v.path for v in trainable_variables if getattr(v.regularizer, "gradient_flowed", False)]
+            if late:
+                raise ValueError(
+                    f"The penalties of {', '.join(late)} were in a loss before {self.name!r} was built, so that their gradients may be "
+                    "among `grads`, and would count twice. Call `optimizer.build(model.trainable_variables)` before the first loss."
+                )
+            with keras.name_scope(self.name, caller=self):
+                self.build(trainable_variables)
+        self._in_apply = True
+        try:
+            self.inner_optimizer.apply(grads, trainable_variables)
+        finally:
+            self._in_apply = False
+
+    def _update_and_apply_prox(self, grads: Sequence[Any], variables: Sequence[Any], learning_rate: Any) -> None:
+        inner = self.inner_optimizer
+        type(inner)._backend_update_step(inner, grads, variables, learning_rate)
+        if not self._in_apply:  # the inner optimizer is being used alone
+            return
+        for variable in variables:
+            if self.applies_prox_to(variable):
+                self._apply_prox(variable, learning_rate)
+
+    def _apply_prox(self, variable: Any, learning_rate: Any) -> None:
+        _, strength = self._claims[self._var_key(variable)]
+        learning_rate = ops.cast(learning_rate, strength.dtype)
+        if self.metric == "preconditioned":
+            step = step_sizes.preconditioned(self.inner_optimizer)(self.inner_optimizer, variable, learning_rate)
+        else:
+            step = step_sizes.euclidean(self.inner_optimizer, learning_rate)
+        before = ops.stop_gradient(variable.value)
+        after = variable.regularizer.at_strength(strength.value).prox(before, step)
+        step_sizes.remember(self.inner_optimizer, variable, before, after, learning_rate)
+        variable.assign(after)
+
+    def _average(self, variables: Sequence[Any]) -> None:
+        inner = self.inner_optimizer
+        type(inner)._update_model_variables_moving_average(inner, variables)
+        if not (self._in_apply and inner.use_ema):
+            return
+        for variable, average in zip(variables, inner._model_variables_moving_average, strict=True):
+            if self.applies_prox_to(variable):
+                average.assign(ops.where(ops.equal(variable.value, 0), ops.zeros_like(average.value), average.value))
+
+    @property
+    def variables(self) -> list:
+        return self._variables[:] + self.inner_optimizer.variables
+
+    @property
+    def iterations(self) -> Any:
+        return self.inner_optimizer.iterations
+
+    @property
+    def learning_rate(self) -> Any:
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: Any) -> None:
+        self.inner_optimizer.learning_rate = learning_rate
+
+    def apply_gradients(self, grads_and_vars: Any) -> Any:
+        super().apply_gradients(grads_and_vars)
+        return self.iterations
+
+    def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
+        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
+
+    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
+        self.inner_optimizer.finalize_variable_values(var_list)
+
+    def get_config(self) -> dict:
+        inner = keras.saving.serialize_keras_object(self.inner_optimizer)
+        return {"inner_optimizer": inner, "metric": self.metric, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> "Proximal":
+        inner = keras.saving.deserialize_keras_object(config["inner_optimizer"], custom_objects=custom_objects)
+        return cls(**{**config, "inner_optimizer": inner})
+
+
+def _optimizer(inner: Any) -> Any:
+    try:
+        optimizer = keras.optimizers.get(inner)
+    except (ValueError, TypeError) as error:
+        optimizer, cause = None, error
+    else:
+        cause = None
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise TypeError(
+            f"Argument `inner_optimizer` must be a Keras optimizer, its name or its config. Received: inner_optimizer={inner!r}"
+        ) from cause
+    if isinstance(optimizer, Proximal):
+        raise ValueError(f"Argument `inner_optimizer` must not be a Proximal itself. Received: inner_optimizer={inner!r}")
+    for kind, reason in REFUSED.items():
+        if isinstance(optimizer, kind):
+            raise ValueError(f"Argument `inner_optimizer` must not be {kind.__name__}: {reason}. Received: inner_optimizer={inner!r}")
+    return optimizer
+
+
+def _wide(variable: Any) -> str:
+    """The dtype in which the prox of the variable is computed."""
+    return backend.standardize_dtype(widen(ops.zeros((), variable.dtype))[0].dtype)
+
+
+def _forwarded(name: str) -> property:
+    def read(self):
+        return getattr(self.inner_optimizer, name)
+
+    def write(self, value):
+        # Keras's constructor sets its own before there is an inner optimizer.
+        if hasattr(self, "inner_optimizer"):
+            setattr(self.inner_optimizer, name, value)
+
+    return property(read, write)
+
+
+for _name in (*OF_THE_INNER[1:], "_model_variables_moving_average"):
+    setattr(Proximal, _name, _forwarded(_name))

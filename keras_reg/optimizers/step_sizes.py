@@ -1,0 +1,87 @@
+"""How far the prox steps after an update: `step` in `argmin_x (x - w)**2 / (2 * step) + penalty(x)`.
+
+In the optimizer's own metric the step is what the optimizer multiplies an unchanging gradient by. Then the weights rest where
+the gradient of the loss and the penalty balance, which is the optimum of their sum.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+
+def euclidean(inner: Any, learning_rate: Any) -> Any:
+    """One step for all weights: the learning rate, over `1 - momentum` where SGD adds up its past gradients."""
+    return learning_rate / (1 - inner.momentum) if isinstance(inner, keras.optimizers.SGD) else learning_rate
+
+
+def preconditioned(inner: Any) -> Callable[[Any, Any, Any], Any] | None:
+    """`step(inner, variable, learning_rate)` with a step for every weight, or `None` where the optimizer has no diagonal metric.
+
+    To be called after the update, before the iterations are counted on.
+    """
+    for kind, step in _STEPS.items():
+        if isinstance(inner, kind):
+            return step
+    return None
+
+
+def _slot(inner: Any, slots: list, variable: Any, like: Any) -> Any:
+    return ops.cast(slots[inner._get_variable_index(variable)].value, like.dtype)
+
+
+def _power(base: float, inner: Any, like: Any) -> Any:
+    return ops.power(ops.cast(base, like.dtype), ops.cast(inner.iterations + 1, like.dtype))
+
+
+def _adam(inner: Any, variable: Any, rate: Any) -> Any:
+    slots = inner._velocity_hats if getattr(inner, "amsgrad", False) else inner._velocities
+    root = ops.sqrt(_slot(inner, slots, variable, rate))
+    return rate * ops.sqrt(1 - _power(inner.beta_2, inner, rate)) / (root + inner.epsilon)
+
+
+def _nadam(inner: Any, variable: Any, rate: Any) -> Any:
+    velocity = _slot(inner, inner._velocities, variable, rate) / (1 - _power(inner.beta_2, inner, rate))
+    return rate / (ops.sqrt(velocity) + inner.epsilon)
+
+
+def _adamax(inner: Any, variable: Any, rate: Any) -> Any:
+    return rate / (_slot(inner, inner._u, variable, rate) + inner.epsilon)
+
+
+def _rmsprop(inner: Any, variable: Any, rate: Any) -> Any:
+    square = _slot(inner, inner._velocities, variable, rate)
+    if inner.centered:
+        square = square - ops.square(_slot(inner, inner._average_gradients, variable, rate))
+    return rate / (1 - inner.momentum) / ops.sqrt(square + inner.epsilon)
+
+
+def _adagrad(inner: Any, variable: Any, rate: Any) -> Any:
+    return rate / ops.sqrt(_slot(inner, inner._accumulators, variable, rate) + inner.epsilon)
+
+
+def _ftrl(inner: Any, variable: Any, rate: Any) -> Any:
+    return 1 / _ftrl_curvature(inner, variable, rate)
+
+
+def _ftrl_curvature(inner: Any, variable: Any, rate: Any) -> Any:
+    l2 = inner.l2_regularization_strength + inner.beta / (2 * rate)
+    return ops.power(_slot(inner, inner._accumulators, variable, rate), -inner.learning_rate_power) / rate + 2 * l2
+
+
+def remember(inner: Any, variable: Any, before: Any, after: Any, learning_rate: Any) -> None:
+    """Tell the optimizer what the prox does to the variable, where it computes the weights anew from what it remembers."""
+    if isinstance(inner, keras.optimizers.Ftrl):
+        linear = inner._linears[inner._get_variable_index(variable)]
+        linear.assign_sub(ops.cast(_ftrl_curvature(inner, variable, learning_rate) * (after - before), linear.dtype))
+
+
+_STEPS = {
+    keras.optimizers.Nadam: _nadam,
+    keras.optimizers.Adam: _adam,  # and AdamW
+    keras.optimizers.Adamax: _adamax,
+    keras.optimizers.RMSprop: _rmsprop,
+    keras.optimizers.Adagrad: _adagrad,
+    keras.optimizers.Ftrl: _ftrl,
+}
