@@ -48,7 +48,7 @@ def own_step(optimizer, rate, count):
         return rate / (slots(optimizer, "norm") + optimizer.epsilon)
     if name == "RMSprop":
         mean = slots(optimizer, "average_gradient") if optimizer.centered else 0.0
-        return rate / (1 - optimizer.momentum) / np.sqrt(slots(optimizer, "velocity") - mean**2 + optimizer.epsilon)
+        return rate / np.sqrt(slots(optimizer, "velocity") - mean**2 + optimizer.epsilon)
     if name == "Adagrad":
         return rate / np.sqrt(slots(optimizer, "accumulator") + optimizer.epsilon)
     if name == "Ftrl":
@@ -83,14 +83,16 @@ def reference(optimizer, metric, steps, batches=None, strength=STRENGTH):
     model = network()
     model.compile(optimizer, "mse", run_eagerly=True, jit_compile=False)
     ftrl = isinstance(optimizer, keras.optimizers.Ftrl)
+    past = 0.0
     for count in range(steps):
         rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
         model.train_on_batch(*(batches[count] if batches else problem()))
         z = kernel(model).astype("float64")
-        if metric == "preconditioned":
-            step = own_step(optimizer, rate, count + 1)
-        else:
-            step = rate / (1 - optimizer.momentum) if isinstance(optimizer, keras.optimizers.SGD) else rate
+        adds_up = isinstance(optimizer, (keras.optimizers.SGD, keras.optimizers.RMSprop))
+        momentum = optimizer.momentum if adds_up else 0.0
+        past = momentum * past + rate
+        reach = momentum * past + rate if getattr(optimizer, "nesterov", False) else past
+        step = own_step(optimizer, reach, count + 1) if metric == "preconditioned" else reach
         new = soft(z, step * strength)
         model.get_layer("dense").kernel.assign(new)
         if ftrl:

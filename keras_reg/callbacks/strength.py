@@ -12,7 +12,6 @@ from keras import ops
 from keras_reg._validation import greater_than, non_negative, one_of, real_number
 from keras_reg.regularizers import Penalty
 
-
 PROPORTIONAL = 6.0  # a jump of the sparsity by 10 points changes a strength by the factor exp(0.6)
 INTEGRAL = 40.0  # 10 points too few during the whole ramp change it by exp(4)
 

@@ -49,15 +49,18 @@ class Proximal(keras.optimizers.Optimizer):
     which lands on exact zeros where a gradient step hops over them. The penalty's value still shows in the loss; its gradient
     is stopped. What `step` is, the metric says:
 
-    | `metric` | `step` | rests at |
+    | `metric` | `step` | minimises |
     | --- | --- | --- |
-    | `"preconditioned"` | that of the optimizer for each weight, such as `learning_rate / (sqrt(v) + epsilon)` in Adam | the optimum of loss + penalty |
-    | `"euclidean"`, SGD | `learning_rate / (1 - momentum)`, what SGD multiplies an unchanging gradient by | the optimum of loss + penalty |
-    | `"euclidean"`, others | `learning_rate` for all weights: a decoupled shrinkage, as AdamW's weight decay is | a point of its own |
+    | `"preconditioned"` | the optimizer's own for each weight, `learning_rate / (sqrt(v) + epsilon)` in Adam | loss + penalty |
+    | `"euclidean"`, SGD | the learning rate, added up over past updates as SGD's momentum adds them up | loss + penalty |
+    | `"euclidean"`, others | the learning rate: a decoupled shrinkage, as AdamW's weight decay is | no fixed objective |
 
-    Under the first two a strength means what it means in the loss: the same objective is minimised. Under the third it is measured
-    against the optimizer's normalised updates, of about one learning rate a step, whatever the scale of the loss. (Lion moves every
-    weight by just that at each step: there a strength below 1 holds no weight at zero, and one above 1 lets none grow.)
+    Under the first two a strength means what it means in the loss. Under the third it is measured against the optimizer's normalised
+    updates, of about one learning rate a step, whatever the scale of the loss. (Lion moves every weight by just that at each step:
+    there a strength below 1 holds no weight at zero, and one above 1 lets none grow.)
+
+    Weights at zero stay there while the gradient that the optimizer acts on stays below the strength. Of plain SGD that is the
+    gradient of a single batch, whose noise moves many weights off zero for a step; momentum and Adam average it.
 
     Args:
         inner_optimizer: A Keras optimizer, its name or its config. Learning rate, schedules, weight decay, clipping, averaging (EMA),
@@ -111,6 +114,7 @@ class Proximal(keras.optimizers.Optimizer):
             self._untrack_variable(unused)
         self.inner_optimizer = inner
         self.metric = metric if metric != "auto" else "euclidean" if own_metric is None else "preconditioned"
+        self._past = None
         self._in_apply = False
 
     def build(self, variables: Sequence[Any]) -> None:
@@ -134,6 +138,10 @@ class Proximal(keras.optimizers.Optimizer):
         for variable in penalised:
             self._check_prox(variable)
         self.inner_optimizer.build(variables)
+        if step_sizes.momentum(self.inner_optimizer):
+            # Among the inner variables: on JAX those alone are put back where a step only accumulates gradients.
+            dtype = "float64" if any(_wide(v) == "float64" for v in penalised) else "float32"
+            self._past = self.inner_optimizer.add_variable((), dtype=dtype, aggregation="only_first_replica", name="proximal_step")
         for index, variable in enumerate(variables):
             self._trainable_variables_indices[self._var_key(variable)] = index
         self._trainable_variables.extend(variables)
@@ -221,20 +229,22 @@ class Proximal(keras.optimizers.Optimizer):
         type(inner)._backend_update_step(inner, grads, variables, learning_rate)
         if not self._in_apply:  # the inner optimizer is being used alone
             return
+        rate = learning_rate
+        if self._past is not None:
+            past, rate = step_sizes.accumulated(inner, self._past.value, ops.cast(learning_rate, self._past.dtype))
+            self._past.assign(past)
         for variable in variables:
             if self.applies_prox_to(variable):
-                self._apply_prox(variable, learning_rate)
+                self._apply_prox(variable, rate)
 
-    def _apply_prox(self, variable: Any, learning_rate: Any) -> None:
+    def _apply_prox(self, variable: Any, rate: Any) -> None:
         _, strength = self._claims[self._var_key(variable)]
-        learning_rate = ops.cast(learning_rate, strength.dtype)
+        step = rate = ops.cast(rate, strength.dtype)
         if self.metric == "preconditioned":
-            step = step_sizes.preconditioned(self.inner_optimizer)(self.inner_optimizer, variable, learning_rate)
-        else:
-            step = step_sizes.euclidean(self.inner_optimizer, learning_rate)
+            step = step_sizes.preconditioned(self.inner_optimizer)(self.inner_optimizer, variable, rate)
         before = ops.stop_gradient(variable.value)
         after = variable.regularizer.at_strength(strength.value).prox(before, step)
-        step_sizes.remember(self.inner_optimizer, variable, before, after, learning_rate)
+        step_sizes.remember(self.inner_optimizer, variable, before, after, rate)
         variable.assign(after)
 
     def _average(self, variables: Sequence[Any]) -> None:

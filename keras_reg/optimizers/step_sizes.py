@@ -11,13 +11,23 @@ import keras
 from keras import ops
 
 
-def euclidean(inner: Any, learning_rate: Any) -> Any:
-    """One step for all weights: the learning rate, over `1 - momentum` where SGD adds up its past gradients."""
-    return learning_rate / (1 - inner.momentum) if isinstance(inner, keras.optimizers.SGD) else learning_rate
+def momentum(inner: Any) -> float:
+    """The share of its last update that the optimizer repeats, where it adds up past updates instead of averaging past gradients."""
+    return inner.momentum if isinstance(inner, (keras.optimizers.SGD, keras.optimizers.RMSprop)) else 0.0
+
+
+def accumulated(inner: Any, past: Any, learning_rate: Any) -> tuple[Any, Any]:
+    """By what a gradient that never changed would have been multiplied so far, and by what in this update.
+
+    The first is to be handed in as `past` at the next update. A falling learning rate leaves it behind: what is still moving from
+    larger rates meets the prox of larger rates.
+    """
+    total = momentum(inner) * past + learning_rate
+    return total, momentum(inner) * total + learning_rate if getattr(inner, "nesterov", False) else total
 
 
 def preconditioned(inner: Any) -> Callable[[Any, Any, Any], Any] | None:
-    """`step(inner, variable, learning_rate)` with a step for every weight, or `None` where the optimizer has no diagonal metric.
+    """`step(inner, variable, rate)` with a step for every weight, or `None` where the optimizer has no diagonal metric.
 
     To be called after the update, before the iterations are counted on.
     """
@@ -54,7 +64,7 @@ def _rmsprop(inner: Any, variable: Any, rate: Any) -> Any:
     square = _slot(inner, inner._velocities, variable, rate)
     if inner.centered:
         square = square - ops.square(_slot(inner, inner._average_gradients, variable, rate))
-    return rate / (1 - inner.momentum) / ops.sqrt(square + inner.epsilon)
+    return rate / ops.sqrt(square + inner.epsilon)
 
 
 def _adagrad(inner: Any, variable: Any, rate: Any) -> Any:
