@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from keras_reg._validation import greater_than, non_negative, one_of, real_number
+from keras_reg.ops.groups import group_axes
 from keras_reg.regularizers import Penalty
 
 PROPORTIONAL = 6.0  # a jump of the sparsity by 10 points changes a strength by the factor exp(0.6)
@@ -98,15 +99,14 @@ def sparsity(model: keras.Model, of: str = "weights") -> float:
         value = ops.convert_to_tensor(variable)
         axis = getattr(variable.regularizer, "axis", None)
         if of == "groups" and axis is not None:
-            axes = {a % len(value.shape) for a in ((axis,) if isinstance(axis, int) else axis)}
-            inside = tuple(a for a in range(len(value.shape)) if a not in axes)
+            _, inside = group_axes(axis, len(value.shape))
             alive = ops.any(ops.not_equal(value, 0), axis=inside) if inside else ops.not_equal(value, 0)
         elif of == "groups":
             continue
         else:
             alive = ops.not_equal(value, 0)
         count = math.prod(alive.shape)
-        zero += count - int(ops.count_nonzero(alive))
+        zero += count - int(ops.sum(ops.cast(alive, "int32")))
         total += count
     return zero / total if total else 0.0
 

@@ -1,0 +1,186 @@
+"""`Proximal` on several devices and in several processes: the weights of a single one. And a run that is killed."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+BACKEND = keras.backend.backend()
+
+TRAIN = """
+import os, sys
+import keras, numpy as np
+from keras import layers
+import keras_reg
+from keras_reg.optimizers import Proximal
+from keras_reg.regularizers import L1, GroupLasso
+
+generator = np.random.default_rng(0)
+X = generator.normal(size=(64, 6)).astype("float32")
+Y = (X[:, :1] - 0.5 * X[:, 1:2]).astype("float32")
+
+def build(inner):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([
+        keras.Input((6,)),
+        layers.Dense(8, activation="tanh", kernel_regularizer=GroupLasso(0.05, axis=-1, proximal=True)),
+        layers.Dense(1, kernel_regularizer=L1(0.05, proximal=True)),
+    ])
+    model.compile(Proximal(inner), "mse")
+    return model
+
+def fit(model):
+    history = model.fit(X, Y, batch_size=32, epochs=20, shuffle=False, verbose=0)
+    return history.history["loss"][-1], model.get_weights()
+
+INNER = {"SGD": lambda: keras.optimizers.SGD(0.05, momentum=0.9), "Adam": lambda: keras.optimizers.Adam(0.02)}
+
+def same(expected, found):
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-4)
+    for a, b in zip(expected[1], found[1], strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-3, atol=2e-6)
+        np.testing.assert_array_equal(a == 0, b == 0)
+    assert any(np.any(w == 0) for w in found[1][::2])
+"""
+
+MIRRORED = (
+    """
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+"""
+    + TRAIN
+    + """
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+assert strategy.num_replicas_in_sync == 2
+for name, inner in INNER.items():
+    with strategy.scope():
+        model = build(inner())
+    same(fit(build(inner())), fit(model))
+print("SAME")
+"""
+)
+
+DATA_PARALLEL = (
+    TRAIN
+    + """
+import jax
+assert len(jax.devices()) == 4
+for name, inner in INNER.items():
+    expected = fit(build(inner()))
+    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=keras.distribution.list_devices()))
+    found = fit(build(inner()))
+    keras.distribution.set_distribution(None)
+    same(expected, found)
+print("SAME")
+"""
+)
+
+TWO_PROCESSES = (
+    """
+import sys
+import jax
+jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
+"""
+    + TRAIN
+    + """
+rank = jax.process_index()
+assert len(jax.devices()) == 2
+keras.distribution.set_distribution(keras.distribution.DataParallel(devices=keras.distribution.list_devices(), auto_shard_dataset=False))
+model = build(INNER["SGD"]())
+# Each process brings its half of every batch.
+half = np.concatenate([np.arange(16) + 16 * rank, 32 + np.arange(16) + 16 * rank])
+model.fit(X[half], Y[half], batch_size=16, epochs=20, shuffle=False, verbose=0)
+np.savez(f"{sys.argv[3]}/{rank}.npz", *[np.asarray(v.value.addressable_data(0)) for v in model.trainable_variables])
+"""
+)
+
+ALONE = (
+    TRAIN
+    + """
+np.savez(f"{sys.argv[1]}/alone.npz", *fit(build(INNER["SGD"]()))[1])
+"""
+)
+
+
+def start(program, *arguments, **environment):
+    command = [sys.executable, "-W", "ignore", "-c", program, *map(str, arguments)]
+    environment = {**os.environ, "KERAS_BACKEND": BACKEND, **environment}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def finished(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err[-3000:]
+    return out
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="a strategy of TensorFlow")
+def test_mirrored_strategy_on_two_devices():
+    assert "SAME" in finished(start(MIRRORED))
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution runs on JAX")
+def test_data_parallel_on_four_devices():
+    assert "SAME" in finished(start(DATA_PARALLEL, XLA_FLAGS="--xla_force_host_platform_device_count=4"))
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="jax.distributed")
+def test_two_processes(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    for process in [start(TWO_PROCESSES, address, rank, tmp_path) for rank in range(2)]:
+        finished(process)
+    finished(start(ALONE, tmp_path))
+    alone, *both = (list(np.load(tmp_path / f"{name}.npz").values()) for name in ("alone", 0, 1))
+    for found in both:
+        for a, b in zip(alone, found, strict=True):
+            np.testing.assert_allclose(b, a, rtol=1e-3, atol=2e-6)
+            np.testing.assert_array_equal(a == 0, b == 0)
+
+
+KILLED = (
+    TRAIN
+    + """
+import time
+folder, slow = sys.argv[1], sys.argv[2] == "slow"
+
+class Wait(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if slow and self.model.optimizer.iterations >= 7:
+            print("WAITING", flush=True)
+            time.sleep(60)
+
+model = build(INNER["SGD"]())
+backup = keras.callbacks.BackupAndRestore(f"{folder}/backup")
+model.fit(X, Y, batch_size=16, epochs=4, shuffle=False, verbose=0, callbacks=[backup, Wait()])
+np.savez(f"{folder}/{sys.argv[2]}.npz", *model.get_weights())
+"""
+)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_a_killed_run_goes_on_from_the_last_whole_epoch(tmp_path):
+    """Killed in its second epoch and started again, a run repeats that epoch and ends where an uninterrupted one ends."""
+    (tmp_path / "whole").mkdir()
+    whole = start(KILLED, tmp_path / "whole", "fast")
+    killed = start(KILLED, tmp_path, "slow")
+    deadline = time.monotonic() + 200
+    while "WAITING" not in killed.stdout.readline():
+        assert killed.poll() is None, killed.stderr.read()[-3000:]
+        assert time.monotonic() < deadline
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    finished(start(KILLED, tmp_path, "fast"))
+    finished(whole)
+    with np.load(tmp_path / "fast.npz") as resumed, np.load(tmp_path / "whole" / "fast.npz") as expected:
+        for name in expected:
+            np.testing.assert_array_equal(resumed[name], expected[name])
+            assert np.all(np.isfinite(resumed[name]))
