@@ -91,8 +91,9 @@ def block_soft_threshold(x: Any, threshold: Any, axis: int | tuple[int, ...] = -
     threshold = like(x, threshold)
     norm = group_norm(x, axis, keepdims=True)
     dead = norm <= threshold
-    factor = ops.where(dead, ops.zeros_like(norm), 1 - threshold / ops.where(dead, ops.ones_like(norm), norm))
-    return ops.cast(ops.where(dead, ops.zeros_like(x), x * factor), dtype)
+    share = ops.where(dead, ops.ones_like(norm), threshold / ops.where(dead, ops.ones_like(norm), norm))
+    # What is taken off is subtracted: a dead group is 0, and never -0.
+    return ops.cast(x - x * share, dtype)
 
 
 def weighted_block_soft_threshold(x: Any, step: Any, threshold: Any, axis: int | tuple[int, ...] = -1) -> Any:
@@ -137,14 +138,22 @@ def weighted_block_soft_threshold(x: Any, step: Any, threshold: Any, axis: int |
 
     norm = ops.sqrt(total(ops.square(unit)))
     largest = ops.max(pull, axis=inside, keepdims=True) if inside else pull
-    root = at_least(norm - largest, _LOWEST_ROOT)
-    for _ in range(_GROUP_NEWTON_STEPS):
+    # To first order in the pull; from there on each step of Newton doubles the digits.
+    mean_pull = total(ops.square(unit) * pull) / ops.where(norm > 0, ops.square(norm), ops.ones_like(norm))
+    root = at_least(norm - ops.where(2 * largest < norm, mean_pull, largest), _LOWEST_ROOT)
+
+    def improve(root, change):
         ratio, offset = ratios(root)
         square = total(ops.square(ratio))
         # Newton's step on 1/||ratio|| = 1, which is concave, and linear where the steps of a group agree.
         slope = total(ops.square(ratio) / ops.where(offset > 0, offset, ops.ones_like(offset)))
-        root = root + square * (ops.sqrt(square) - 1) / ops.where(slope > 0, slope, ops.ones_like(slope))
-        root = at_least(root, _LOWEST_ROOT)
+        better = at_least(root + square * (ops.sqrt(square) - 1) / ops.where(slope > 0, slope, ops.ones_like(slope)), _LOWEST_ROOT)
+        return better, ops.max(ops.absolute(better - root) / better)
+
+    precise = 4 * (1.2e-7 if dtype != "float64" else 2.3e-16)
+    root, _ = ops.while_loop(
+        lambda root, change: change > precise, improve, (root, ops.ones((), x.dtype)), maximum_iterations=_GROUP_NEWTON_STEPS
+    )
     unmoved = pull == 0
     free = ops.where(unmoved, ops.ones_like(pull), pull)
     dead = total(ops.where(unmoved & (unit != 0), ops.full_like(unit, 2.0), ops.square(at_most(ops.absolute(unit / free), 2.0)))) <= 1
