@@ -1,7 +1,8 @@
-"""Trains one network plain and with four penalties, and shows what each penalty does to the weights.
+"""Trains one network plain and with several penalties, and shows what each penalty does to the weights.
 
-The runs are plain, L1, L2, a relaxation of L0 and group lasso: the same network, the same initial weights, the same order of the
-batches. The data are scikit-learn's handwritten digits, which need no download, or any file laid out like Keras's `mnist.npz`.
+The runs are plain, L1, L2, a relaxation of L0 and group lasso, and L1 and group lasso once more through their prox, which lands
+on exact zeros: the same network, the same initial weights, the same order of the batches. The data are scikit-learn's handwritten
+digits, which need no download, or any file laid out like Keras's `mnist.npz`.
 
 Each model is saved, loaded again by a new Python process and must predict there exactly what it predicted here. One table
 compares the runs, one picture shows the histograms of their weights, and TensorBoard logs show how they came about.
@@ -31,17 +32,23 @@ import numpy as np
 from keras import layers
 from matplotlib.figure import Figure
 
+from keras_reg.optimizers import Proximal
 from keras_reg.regularizers import L0, L1, L2, GroupLasso
 
 # A group is a row of a kernel: all weights that leave one pixel or one hidden unit.
 RUNS = {
     "plain": None,
     "L1": L1(3e-4),
+    "L1-prox": L1(3e-4, proximal=True),
     "L2": L2(1e-3),
     "L0-laplace": L0(1e-4, relaxation="laplace"),
     "GroupLasso": GroupLasso(3e-4, axis=-2),
+    "GroupLasso-prox": GroupLasso(3e-4, axis=-2, proximal=True),
 }
-COLOURS = dict(zip(RUNS, ("#999999", "#0072B2", "#D55E00", "#009E73", "#AA3377"), strict=True))  # safe for the colour-blind
+PAIRS = {"L1": "L1-prox", "GroupLasso": "GroupLasso-prox"}  # the same penalty, by its gradient and by its prox
+COLOURS = dict(
+    zip(RUNS, ("#999999", "#0072B2", "#56B4E9", "#D55E00", "#009E73", "#AA3377", "#E69F00"), strict=True)
+)  # safe for the colour-blind
 HIDDEN = (128, 64)
 BATCH_SIZE = 64
 SMALL = 1e-3
@@ -97,7 +104,7 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         done, epochs = epoch + 1, self.params["epochs"]
-        line = f"  {self.name:<11} epoch {done:>3}/{epochs}  loss {logs['loss']:.4f}  validation accuracy {logs['val_accuracy']:.4f}"
+        line = f"  {self.name:<15} epoch {done:>3}/{epochs}  loss {logs['loss']:.4f}  validation accuracy {logs['val_accuracy']:.4f}"
         line += f"  {time.perf_counter() - self.started:5.1f} s"
         if sys.stdout.isatty():
             print(f"\r{line}", end="\n" if done == epochs else "", flush=True)
@@ -167,7 +174,10 @@ def build(pixels: int, classes: int, penalty, steps: int) -> keras.Model:
     # A penalty's gradient makes weights hop around zero, in proportion to the learning rate: it has to fall for them to settle.
     rate = keras.optimizers.schedules.CosineDecay(0.2, decay_steps=steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer=keras.optimizers.SGD(rate, momentum=0.9), loss=loss, metrics=["accuracy"])
+    optimizer = keras.optimizers.SGD(rate, momentum=0.9)
+    if penalty is not None and penalty.proximal:
+        optimizer = Proximal(optimizer)
+    model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
     return model
 
 
@@ -213,11 +223,11 @@ def table(runs: dict[str, Run]) -> str:
     lines = [
         f"{total:,} weights in {sum(map(len, kernels)):,} groups (the weights that leave one pixel or hidden unit); biases not counted.",
         "",
-        "run         val. accuracy  penalty  weights < 1e-3  exact zeros  groups < 1e-3  zero groups  file size  reload difference",
+        "run             val. accuracy  penalty  weights < 1e-3  exact zeros  groups < 1e-3  zero groups  file size  reload difference",
     ]
     for name, run in runs.items():
         small = run.weights_up_to(SMALL)
-        trained = f"{name:<11} {run.accuracy:>12.4f}  {run.penalty:>7.4f}"
+        trained = f"{name:<15} {run.accuracy:>12.4f}  {run.penalty:>7.4f}"
         weights = f"{small:>7} {small / total:>6.1%}  {run.weights_up_to(0):>11}"
         groups = f"{run.groups_up_to(SMALL):>13}  {run.groups_up_to(0):>11}"
         lines.append(f"{trained}  {weights}  {groups}  {run.path.stat().st_size / 1000:>6.0f} kB  {run.difference:>17.3g}")
@@ -229,18 +239,19 @@ def draw(runs: dict[str, Run], path: Path) -> None:
     weights = {name: np.concatenate([kernel.ravel() for kernel in run.kernels]) for name, run in runs.items()}
     largest = max(np.max(np.abs(values)) for values in weights.values())
     bins = np.linspace(-largest, largest, 102)  # an odd number of bins: the middle one holds zero
-    figure = Figure(figsize=(11, 8), layout="constrained")
-    panels = figure.subplots(2, 2, sharex=True, sharey=True).flat
+    figure = Figure(figsize=(11, 12), layout="constrained")
+    panels = figure.subplots(3, 2, sharex=True, sharey=True).flat
     for panel, name in zip(panels, [name for name in runs if name != "plain"], strict=True):
         for shown, style in (("plain", {"alpha": 0.55}), (name, {"histtype": "step", "linewidth": 1.6})):
             label = f"{shown}: |w| < {SMALL:g} for {runs[shown].weights_up_to(SMALL) / weights[shown].size:.1%}"
             panel.hist(weights[shown], bins, color=COLOURS[shown], label=label, log=True, **style)
-        panel.set_title(f"plain against {name}, strength {RUNS[name].strength:g}")
+        exact = runs[name].weights_up_to(0) / weights[name].size
+        panel.set_title(f"{name}, strength {RUNS[name].strength:g}: {exact:.1%} exactly 0", fontsize="medium")
         panel.legend(loc="upper right", fontsize="small", handlelength=1, framealpha=1)
         panel.grid(axis="y", alpha=0.3)
     figure.supxlabel("weight w (no unit)")
     figure.supylabel(f"number of weights per bin of width {bins[1] - bins[0]:.3f} (logarithmic)")
-    figure.suptitle("Weights of all kernels after training")
+    figure.suptitle("Weights of all kernels after training, against those of the plain run")
     figure.savefig(path, dpi=110)
 
 
@@ -253,6 +264,9 @@ def check(runs: dict[str, Run], logs: Path) -> bool:
         "TensorBoard logs are there": lambda name, run: any((logs / name).rglob("events.out.tfevents.*")),
     }
     failed = {text: [name for name, run in runs.items() if not holds(name, run)] for text, holds in checks.items()}
+    failed["a prox leaves no fewer exact zeros than the gradient of the same penalty"] = [
+        prox for gradient, prox in PAIRS.items() if runs[prox].weights_up_to(0) < runs[gradient].weights_up_to(0)
+    ]
     for text, names in failed.items():
         print(f"  FAILED  {text}: not for {', '.join(names)}" if names else f"  ok      {text}")
     return not any(failed.values())
@@ -285,14 +299,14 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"Network: dense, {'-'.join(map(str, (data[0].shape[1], *HIDDEN, np.max(data[1]) + 1)))}, on {keras.backend.backend()}")
     print(f"Runs of {epochs} epochs{reduced}:")
     for name, penalty in RUNS.items():
-        print(f"  {name:<11} {penalty or 'no penalty'}")
+        print(f"  {name:<15} {penalty or 'no penalty'}")
     print("\nTraining")
     runs = {name: train(name, data, epochs, options.seed, options.output) for name in RUNS}
     print("\nLoading every model in a new process ...", flush=True)
     reload_all(runs, data[2])
     print(f"\n{table(runs)}\n")
-    print("Here a penalty acts through its gradient, which steps over zero and hardly ever onto it: weights get small in great")
-    print("number, exact zeros come by chance, and the files keep their size.\n\nChecks")
+    print("By its gradient a penalty makes weights small in great number; the steps hop over zero and hardly ever land on it.")
+    print("Through its prox (the runs named -prox, trained with Proximal) the same penalty lands on zeros that are exactly 0.\n\nChecks")
     held = check(runs, options.output / "logs")
     draw(runs, options.output / "weights.png")
     where = options.output.resolve()

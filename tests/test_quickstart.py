@@ -14,7 +14,7 @@ import pytest
 from matplotlib import colors, image
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "quickstart.py"
-NAMES = ["plain", "L1", "L2", "L0-laplace", "GroupLasso"]
+NAMES = ["plain", "L1", "L1-prox", "L2", "L0-laplace", "GroupLasso", "GroupLasso-prox"]
 EPOCHS = 3
 ROW = re.compile(r"^(\S+) +([\d.]+) +([\d.]+) +(\d+) +([\d.]+)% +(\d+) +(\d+) +(\d+) +(\d+) kB +(\S+)$", re.MULTILINE)
 COLUMNS = ("accuracy", "penalty", "small", "small_percent", "zeros", "small_groups", "zero_groups", "kilobytes", "difference")
@@ -79,6 +79,7 @@ def test_table_agrees_with_the_saved_models(demo, quickstart):
     printed, output = demo
     rows = rows_of(printed)
     assert list(rows) == NAMES
+    assert rows["L1-prox"]["zeros"] > rows["L1"]["zeros"] + 500
     _, _, x, y = quickstart.scaled(quickstart.load_digits())
     for name, row in rows.items():
         model = keras.models.load_model(output / f"{name}.keras")

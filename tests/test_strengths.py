@@ -184,7 +184,8 @@ from keras_reg.callbacks import StrengthScheduler, TargetSparsity
 
 folder = sys.argv[1]
 data = np.load(f"{folder}/data.npz")
-callbacks = {"target": TargetSparsity(0.7, epoch=5), "schedule": StrengthScheduler(keras.optimizers.schedules.PolynomialDecay(0.01, 200, 1e-4))}
+decay = keras.optimizers.schedules.PolynomialDecay(0.01, 200, 1e-4)
+callbacks = {"target": TargetSparsity(0.7, epoch=5), "schedule": StrengthScheduler(decay)}
 for name, callback in callbacks.items():
     model = keras.models.load_model(f"{folder}/{name}.keras")
     model.fit(data["x"], data["y"], batch_size=32, initial_epoch=3, epochs=6, shuffle=False, verbose=0, callbacks=[callback])

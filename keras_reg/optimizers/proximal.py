@@ -282,6 +282,20 @@ class Proximal(keras.optimizers.Optimizer):
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         self.inner_optimizer.finalize_variable_values(var_list)
 
+    def save_own_variables(self, store: Any) -> None:
+        # Keras saves the inner optimizer, an attribute, by itself.
+        for index, variable in enumerate(self._variables):
+            store[str(index)] = ops.convert_to_numpy(variable)
+
+    def load_own_variables(self, store: Any) -> None:
+        if len(store) != len(self._variables):
+            raise ValueError(
+                f"{self.name!r} has {len(self._variables)} penalised variables, and the saved one {len(store)}: "
+                "were they built for the same model?"
+            )
+        for index, variable in enumerate(self._variables):
+            variable.assign(store[str(index)])
+
     def get_config(self) -> dict:
         inner = keras.saving.serialize_keras_object(self.inner_optimizer)
         return {"inner_optimizer": inner, "metric": self.metric, "name": self.name}
