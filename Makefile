@@ -6,9 +6,12 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BACKENDS ?= tensorflow jax torch
 ARGS ?=
+WORKERS ?= auto
 
 RUN = $(VENV)/bin/python
 PIP = $(RUN) -m pip install --quiet --disable-pip-version-check
+# A worker for each processor, a file of tests as a whole to one of them.
+PYTEST = $(RUN) -m pytest -n $(WORKERS) --dist loadfile
 NO_VENV = Python's venv module is missing: install it (on Debian and Ubuntu: apt install python3-venv) and run make again.
 OLD = Python 3.10 or newer is needed: run make again with PYTHON=... (for example PYTHON=python3.12).
 OFFLINE = The installation failed; pip's message above says why. It needs a network that reaches a package index.
@@ -19,10 +22,10 @@ demo: $(VENV)/.examples  ## Train with and without penalties, reload in a new pr
 	@TF_CPP_MIN_LOG_LEVEL=3 $(RUN) examples/quickstart.py $(ARGS)
 
 test: $(VENV)/.test  ## The whole suite on TensorFlow
-	KERAS_BACKEND=tensorflow $(RUN) -m pytest $(ARGS)
+	KERAS_BACKEND=tensorflow $(PYTEST) $(ARGS)
 
 test-all: $(VENV)/.backends  ## The whole suite on TensorFlow, JAX and PyTorch, each in its own process
-	set -e; for backend in $(BACKENDS); do KERAS_BACKEND=$$backend $(RUN) -m pytest $(ARGS); done
+	set -e; for backend in $(BACKENDS); do KERAS_BACKEND=$$backend $(PYTEST) $(ARGS); done
 
 lint: $(VENV)/.test  ## Style and formatting
 	$(RUN) -m ruff check .

@@ -101,7 +101,9 @@ def test_elastic_net(inner):
 @pytest.mark.parametrize("inner", ["SGD-momentum", "Adam"])
 def test_logistic_regression(inner):
     strength = 0.05
-    best = LogisticRegression(l1_ratio=1.0, solver="saga", C=1 / (strength * SAMPLES), tol=1e-10, max_iter=100_000).fit(X, LABELS)
+    # Newer scikit-learn has dropped the argument `penalty`.
+    l1 = {"l1_ratio": 1.0} if LogisticRegression().penalty != "l2" else {"penalty": "l1"}
+    best = LogisticRegression(**l1, solver="saga", C=1 / (strength * SAMPLES), tol=1e-10, max_iter=100_000).fit(X, LABELS)
     penalty = L1(strength, proximal=True)
 
     def objective(kernel, bias):

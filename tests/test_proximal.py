@@ -250,7 +250,7 @@ def test_the_metric_chosen():
         ((keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()),), ValueError, "LossScaleOptimizer.*belongs outside"),
         ((Proximal("sgd"),), ValueError, "must not be a Proximal"),
     ],
-    ids=str,
+    ids=["unknown name", "number", "unknown metric", "no metric", "loss scaling", "itself"],
 )
 def test_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=message):

@@ -128,7 +128,7 @@ def test_second_derivatives_against_differences(case):
         (R.L1L2(l1=0.1, l2=0.2), keras.regularizers.L1L2(l1=0.1, l2=0.2)),
         (R.L1L2(None, 0.2), keras.regularizers.L1L2(None, 0.2)),
     ],
-    ids=repr,
+    ids=lambda p: type(p).__name__,
 )
 def test_drop_in_for_keras(ours, theirs):
     for shape in ((3,), (20, 30), (3, 3, 2, 4)):

