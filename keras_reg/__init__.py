@@ -1,6 +1,7 @@
 """Regularizers for Keras 3 that reach exact zeros. Importing this registers every class as `keras_reg>Name`."""
 
 from keras_reg import callbacks as callbacks
+from keras_reg import models as models
 from keras_reg import ops as ops
 from keras_reg import regularizers as regularizers
 from keras_reg import testing as testing

@@ -114,10 +114,11 @@ class WeightHistogram(keras.callbacks.Callback):
         self._mean_penalty = MeanPenalty(self._step, self._penalty)
 
     def on_train_batch_end(self, batch, logs=None):
-        before, self._epoch_batches = self._epoch_batches, max(self._epoch_batches, batch + 1)
+        before = self._start_step + self._batches + self._epoch_batches
+        self._epoch_batches = max(self._epoch_batches, batch + 1)
         if self.batches_between is None:
             return
-        if (self._batches + self._epoch_batches) // self.batches_between > (self._batches + before) // self.batches_between:
+        if (self._start_step + self._batches + self._epoch_batches) // self.batches_between > before // self.batches_between:
             self._update_step()
             self._look(logs, write=True)
 

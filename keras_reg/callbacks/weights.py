@@ -33,8 +33,8 @@ def choose(model: Any, include: Any = None, exclude: Any = None) -> dict[str, ke
         kept -= _named_by(named, exclude, "exclude")
     if not kept:
         raise ValueError(
-            f"No weight is left to log of include={include!r}, exclude={exclude!r}. "
-            f"By default kernels, embeddings and weights with a penalty are; the model has {', '.join(named) or 'no weights'}."
+            f"No weight is left of include={include!r}, exclude={exclude!r}. "
+            f"The model has {', '.join(named) or 'no weights'}."
         )
     return {name: variable for name, variable in named.items() if name in kept}
 
