@@ -36,7 +36,7 @@ def model():
 
 def test_rows(model):
     report = sparsity(model)
-    rows = {row.name.removeprefix("net/"): row for row in report.weights}
+    rows = {row.name: row for row in report.weights}
     conv, dense, bias, frozen = (rows[name] for name in ("conv/kernel", "dense/kernel", "dense/bias", "frozen/kernel"))
     weights = {name: np.asarray(keras.ops.convert_to_numpy(model.get_layer(name).kernel)) for name in ("conv", "dense")}
     assert (conv.parameters, conv.zeros, conv.groups, conv.zero_groups, conv.group_axis) == (72, 36, 2, 1, -2)
@@ -66,10 +66,10 @@ def test_total(model):
 
 def test_choice(model):
     assert [row.name for row in sparsity(model, include="*/kernel", exclude=model.get_layer("conv")).weights] == [
-        "net/dense/kernel",
-        "net/frozen/kernel",
+        "dense/kernel",
+        "frozen/kernel",
     ]
-    with pytest.raises(ValueError, match=r"`include` holds '\*/gamma', which no weight .* net/conv/kernel"):
+    with pytest.raises(ValueError, match=r"`include` holds '\*/gamma', which no weight .* conv/kernel"):
         sparsity(model, include="*/gamma")
     with pytest.raises(TypeError, match="`include` must hold name patterns"):
         sparsity(model, include=3)
@@ -87,14 +87,14 @@ def test_dict_is_plain(model):
 def test_table_and_notebook(model):
     report = sparsity(model)
     text = str(report)
-    (line,) = [line for line in text.splitlines() if "net/dense/kernel" in line]
+    (line,) = [line for line in text.splitlines() if "dense/kernel" in line]
     assert re.search(r"720\s+144\s+20%\s+145\s+20%\s+1 of 5\s", line)
-    assert "net/frozen/bias" in text
+    assert "frozen/bias" in text
     assert "make nothing faster" in text
     assert max(map(len, text.splitlines()[:-2])) < 120
     page = report._repr_html_()
     assert page.count("<tr>") == len(report.weights) + 2
-    assert "<td>net/dense/kernel</td>" in page
+    assert "<td>dense/kernel</td>" in page
     assert "make nothing faster" in page
 
 

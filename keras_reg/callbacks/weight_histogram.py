@@ -22,7 +22,7 @@ class WeightHistogram(keras.callbacks.Callback):
 
     It needs the `tensorboard` package and no TensorFlow. Records go to the run `weights` below `log_dir`, beside the `train` and
     `validation` of `keras.callbacks.TensorBoard`. Their step is the optimizer's number of updates, which goes on from one `fit` to
-    the next and in a resumed run. Initial and final weights are always logged.
+    the next and in a resumed run. Initial and final weights are always logged, the initial ones of a model that is built by then.
 
     Put it before the callbacks that are to see its figures (CSVLogger, EarlyStopping, ModelCheckpoint, …). Every epoch adds to `logs`:
 
@@ -39,7 +39,7 @@ class WeightHistogram(keras.callbacks.Callback):
     Keras averages `loss` over the epoch while the weights move; what is taken off is the penalty averaged over the loggings of that
     epoch and its two ends. `val_data_loss` is exact.
 
-    TensorBoard gets the same under `model/…`, the penalty by class as well, and for each weight, by its path, the histogram
+    TensorBoard gets the same under `model/…`, the penalty by class as well, and for each weight, by its path in the model, the histogram
     and its `zeros`, `near_zeros`, `zero_groups`, norms, `penalty` and `strength`.
 
     Args:
@@ -96,22 +96,28 @@ class WeightHistogram(keras.callbacks.Callback):
         # Keras may go on with the next step before the hook of the last one has run, unless the hook reads weights.
         self.async_safe = self.batches_between is None
         self._step = 0
-        self._file = None
         self._warned = False
 
     # `self.model` is looked at where a record is due and nowhere else: on JAX each look breaks into the flow of the training steps.
 
     def on_train_begin(self, logs=None):
-        self._started = False
+        self._start_step = self._weights = self._file = self._mean_penalty = None
         self._batches = self._epoch_batches = 0
 
     def on_epoch_begin(self, epoch, logs=None):
         # Not in on_train_begin, where a later callback may yet restore the weights of a run that was broken off.
-        if not self._started:
-            self._start()
+        if self._start_step is None:
+            self._start_iterations = self._iterations() or 0
+            # The optimizer of a model that was compiled anew counts from 0 again.
+            self._start_step = self._step = max(self._step, self._start_iterations)
         self._batches += self._epoch_batches
         self._epoch_batches = 0
-        self._mean_penalty = MeanPenalty(self._step, self._penalty)
+        # TensorFlow builds some models at their first step.
+        if self._weights is None and self.model.built:
+            self._start()
+            self._look(None, write=True)
+        if self._weights is not None:
+            self._mean_penalty = MeanPenalty(self._step, self._penalty)
 
     def on_train_batch_end(self, batch, logs=None):
         before = self._start_step + self._batches + self._epoch_batches
@@ -130,7 +136,7 @@ class WeightHistogram(keras.callbacks.Callback):
             logs.update(figures)
 
     def on_train_end(self, logs=None):
-        if not self._started:
+        if self._weights is None:
             return
         if self._written != self._step:
             self._look(None, write=True)
@@ -138,17 +144,12 @@ class WeightHistogram(keras.callbacks.Callback):
             self._file.close()
 
     def _start(self):
-        self._started = True
         self._weights = choose(self.model, self.include, self.exclude)
         self._penalised = {name: variable for name, variable in named_weights(self.model).items() if variable.regularizer is not None}
         self._previous = {}
         self._gradient = gradient_function(self.model, self.gradients) if self.gradients is not None else None
-        # The optimizer of a model that was compiled anew counts from 0 again.
-        self._start_iterations = self._iterations() or 0
-        self._start_step = self._step = max(self._step, self._start_iterations)
-        self._file = EventFile(os.path.join(self.log_dir, "weights"), self._step) if _first_process(self.model) else None
-        self._mean_penalty = None
-        self._look(None, write=True)
+        self._file = EventFile(os.path.join(self.log_dir, "weights"), self._start_step) if _first_process(self.model) else None
+        self._written = None
 
     def _iterations(self) -> int | None:
         iterations = getattr(self.model.optimizer, "iterations", None)
@@ -161,6 +162,8 @@ class WeightHistogram(keras.callbacks.Callback):
 
     def _look(self, logs: dict | None, write: bool) -> dict[str, float]:
         """Measure the model as it is, and write a record of it where asked to; gives the figures of the model."""
+        if self._weights is None:
+            self._start()
         counts, records = {}, []
         write_here = write and self._file is not None
         for name, variable in self._weights.items():
@@ -207,8 +210,8 @@ class WeightHistogram(keras.callbacks.Callback):
         losses = {}
         if self._mean_penalty is not None:
             self._mean_penalty.add(self._step, self._penalty)
-            if "loss" in logs:
-                losses["data_loss"] = float(logs["loss"]) - self._mean_penalty.mean()
+        if "loss" in logs:
+            losses["data_loss"] = float(logs["loss"]) - (self._mean_penalty.mean() if self._mean_penalty else self._penalty)
         if "val_loss" in logs:
             losses["val_data_loss"] = float(logs["val_loss"]) - self._penalty
         return losses

@@ -12,12 +12,16 @@ from keras_reg.regularizers.penalty import Penalty
 
 
 def named_weights(model: Any) -> dict[str, keras.Variable]:
-    """The weights by path; where layers share a name, so that paths repeat, numbers make them different."""
+    """The weights by their path within the model; where layers share a name, so that paths repeat, numbers make them different.
+
+    The name of the model itself, which Keras puts before the path, is left out: it is another after loading, or in the next process.
+    """
     named = {}
     for variable in model.weights:
-        name, number = variable.path, 1
+        path = name = variable.path.removeprefix(f"{model.name}/")
+        number = 1
         while name in named:
-            name, number = f"{variable.path}_{number}", number + 1
+            name, number = f"{path}_{number}", number + 1
         named[name] = variable
     return named
 
@@ -43,7 +47,7 @@ def _named_by(named: dict[str, keras.Variable], items: Any, argument: str) -> se
     kept = set()
     for item in items if isinstance(items, (list, tuple, set)) else [items]:
         if isinstance(item, str):
-            hits = {name for name in named if fnmatch.fnmatchcase(name, item)}
+            hits = {name for name, v in named.items() if fnmatch.fnmatchcase(name, item) or fnmatch.fnmatchcase(v.path, item)}
         elif isinstance(item, keras.Layer):
             theirs = {id(variable) for variable in item.weights}
             hits = {name for name, variable in named.items() if id(variable) in theirs}
