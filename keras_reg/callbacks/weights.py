@@ -68,7 +68,8 @@ def read(variable: keras.Variable) -> np.ndarray:
     """The values, not copied where the backend holds them in this machine's memory; good until the next training step."""
     if backend.backend() == "torch":
         return ops.convert_to_numpy(variable)
-    return np.asarray(ops.convert_to_tensor(variable))
+    # TensorFlow copies a variable that is asked for an array, and does not copy a tensor.
+    return np.asarray(ops.stop_gradient(ops.convert_to_tensor(variable)))
 
 
 def group_axis(variable: keras.Variable) -> int | tuple[int, ...] | None:

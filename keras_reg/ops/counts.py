@@ -90,7 +90,8 @@ def histogram(values: np.ndarray, low: float, high: float, bins: int) -> tuple[n
     exponent, first, last = _width(low, high, bins)
     # Half-bins: the lower half of bin j starts at 2j - 1.
     start = math.floor(math.ldexp(low, 1 - exponent))
-    halves = np.zeros(math.floor(math.ldexp(high, 1 - exponent)) - start + 1, "int64")
+    halves = np.zeros(2 * (last - first + 1), "int64")
+    offset = start - (2 * first - 1)
     scale = 2.0 ** (1 - exponent) if -125 <= 1 - exponent <= 125 else None
     position, index = np.empty(BLOCK, "float32"), np.empty(BLOCK, np.intp)
     for block in blocks(values):
@@ -106,11 +107,10 @@ def histogram(values: np.ndarray, low: float, high: float, bins: int) -> tuple[n
         np.subtract(scaled, float(start), out=scaled)
         where = index[: block.size]
         where[:] = scaled
-        halves += np.bincount(where, minlength=len(halves))
-    halves = np.pad(halves, (1 - start % 2, 0))
-    halves = np.pad(halves, (0, len(halves) % 2))
+        found = np.bincount(where)
+        halves[offset : offset + len(found)] += found
     with np.errstate(over="ignore"):
-        edges = np.ldexp(np.arange(2.0 * first - 1, 2 * last + 2, 2), exponent - 1)
+        edges = np.ldexp(2.0 * first - 1 + np.arange(0.0, 2 * (last - first) + 3, 2), exponent - 1)
     largest = np.finfo("float64").max
     return np.clip(edges, -largest, largest), halves.reshape(-1, 2).sum(axis=1)
 
