@@ -68,8 +68,9 @@ def read(variable: keras.Variable) -> np.ndarray:
     """The values, not copied where the backend holds them in this machine's memory; good until the next training step."""
     if backend.backend() == "torch":
         return ops.convert_to_numpy(variable)
-    # TensorFlow copies a variable that is asked for an array, and does not copy a tensor.
-    return np.asarray(ops.stop_gradient(ops.convert_to_tensor(variable)))
+    # TensorFlow copies a variable that is asked for an array, and not a tensor.
+    tensor = variable.value.read_value() if backend.backend() == "tensorflow" else variable.value
+    return np.asarray(tensor)
 
 
 def group_axis(variable: keras.Variable) -> int | tuple[int, ...] | None:
