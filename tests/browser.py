@@ -6,11 +6,20 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "headless_shell")
 SILENCE = 60
+# Chromium reads from descriptor 3 and writes to 4; the ends are moved away first, as they may have these numbers.
+LAUNCH = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+os.dup2(ends[0], 3)
+os.dup2(ends[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 # Everything that a reader sees, shadow trees included: TensorBoard's dashboards live in them.
 SEEN = """
@@ -43,19 +52,11 @@ class Browser:
     def __init__(self, program: str, profile: Path, size: tuple[int, int] = (1400, 1000)):
         to_child, self._commands = os.pipe()
         self._answers, from_child = os.pipe()
-
-        def as_pipe():
-            # Chromium reads from descriptor 3 and writes to 4; copies first, as either number may be taken.
-            read_end, write_end = os.dup(to_child), os.dup(from_child)
-            os.dup2(read_end, 3)
-            os.dup2(write_end, 4)
-
         options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars"]
-        size_option = f"--window-size={size[0]},{size[1]}"
+        options += [f"--window-size={size[0]},{size[1]}", f"--user-data-dir={profile}", "--remote-debugging-pipe"]
         self._process = subprocess.Popen(
-            [program, *options, size_option, f"--user-data-dir={profile}", "--remote-debugging-pipe"],
-            preexec_fn=as_pipe,
-            close_fds=False,
+            [sys.executable, "-c", LAUNCH, str(to_child), str(from_child), program, *options],
+            pass_fds=(to_child, from_child),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -74,10 +75,10 @@ class Browser:
         while True:
             while b"\0" not in self._buffer:
                 if not select.select([self._answers], [], [], SILENCE)[0]:
-                    raise TimeoutError(f"{self._process.args[0]} said nothing for {SILENCE} s after {method}")
+                    raise TimeoutError(f"Chromium said nothing for {SILENCE} s after {method}")
                 part = os.read(self._answers, 1 << 20)
                 if not part:
-                    raise RuntimeError(f"{self._process.args[0]} ended with status {self._process.wait()} at {method}")
+                    raise RuntimeError(f"Chromium ended with status {self._process.wait()} at {method}")
                 self._buffer += part
             line, _, self._buffer = self._buffer.partition(b"\0")
             answer = json.loads(line)
