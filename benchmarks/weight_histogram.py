@@ -151,6 +151,10 @@ def training_share(folder, rounds, steps, batch_size):
     return times
 
 
+def verdict(holds):
+    return "yes" if holds else "NO"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
@@ -171,18 +175,22 @@ def main():
         print(f"  of reading the weights twice: {mine / seconds['reading the weights twice'].median:.2f} times")
         if "keras TensorBoard" in seconds:
             ratio = seconds["keras TensorBoard"].median / mine
-            print(f"  faster than Keras's callback: {ratio:.0f} times (at least {TARGET_RATIO}: {'yes' if ratio >= TARGET_RATIO else 'NO'})")
+            print(
+                f"  faster than Keras's callback: {ratio:.0f} times (at least {TARGET_RATIO}: {'yes' if ratio >= TARGET_RATIO else 'NO'})"
+            )
         if Path("/proc/self/statm").exists():
             figures["megabytes"] = memory(folder)
             for name, most in figures["megabytes"].items():
-                print(f"  memory, {name}: {most:.1f} MB more (below {TARGET_MEGABYTES}: {'yes' if most < TARGET_MEGABYTES else 'NO'})")
+                print(f"  memory, {name}: {most:.1f} MB more (below {TARGET_MEGABYTES}: {verdict(most < TARGET_MEGABYTES)})")
         if not options.no_training:
             times = training_share(folder, 1, options.steps, options.batch_size)
             figures["training"] = times
             plain = statistics.median(times["without"]) / options.steps
             share = seconds["kernels (the default)"].median / (100 * plain)
             print(f"  a step of training: {1e3 * plain:.0f} ms; {options.steps} steps with logging took {times['with'][0]:.1f} s")
-            print(f"  a logging every 100 steps is {share:.2%} of training (below {TARGET_SHARE:.0%}: {'yes' if share < TARGET_SHARE else 'NO'})")
+            print(
+                f"  a logging every 100 steps is {share:.2%} of training (below {TARGET_SHARE:.0%}: {'yes' if share < TARGET_SHARE else 'NO'})"
+            )
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
 

@@ -5,4 +5,5 @@ from keras_reg import models as models
 from keras_reg import ops as ops
 from keras_reg import regularizers as regularizers
 from keras_reg import testing as testing
+from keras_reg import visualization as visualization
 from keras_reg._version import __version__ as __version__

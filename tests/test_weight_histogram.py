@@ -219,9 +219,7 @@ def test_logs(tmp_path):
     checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", monitor="val_data_loss", mode="min", save_best_only=True)
     stop = keras.callbacks.EarlyStopping(monitor="near_zeros", mode="max", patience=1)
     table = keras.callbacks.CSVLogger(tmp_path / "log.csv")
-    history = fit(
-        model, WeightHistogram(tmp_path, freq=7), checkpoint, stop, table, recorder, validation_data=(X, Y), epochs=30
-    ).history
+    history = fit(model, WeightHistogram(tmp_path, freq=7), checkpoint, stop, table, recorder, validation_data=(X, Y), epochs=30).history
     logs = recorder.epochs[-1]
     kernels = np.concatenate([values(model.get_layer(name).kernel).ravel() for name in ("first", "last")])
     np.testing.assert_allclose(logs["l1_norm"], np.abs(kernels).sum(), rtol=1e-5)

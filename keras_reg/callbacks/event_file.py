@@ -1,4 +1,4 @@
-"""TensorBoard's event files, written and read with the `tensorboard` package: TensorFlow is not needed, and used where it is loaded anyway."""
+"""TensorBoard's event files, written and read with the `tensorboard` package; TensorFlow is used where it is loaded anyway."""
 
 import itertools
 import os

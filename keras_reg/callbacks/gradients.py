@@ -14,7 +14,9 @@ def gradient_function(model: Any, batch: tuple) -> Callable[[], list[np.ndarray]
     Layers run as in inference. No variable of the model, its metrics or its optimizer changes.
     """
     x, y, sample_weight = (*batch, None, None)[:3]
-    x, y, sample_weight = keras.tree.map_structure(lambda part: None if part is None else ops.convert_to_tensor(part), (x, y, sample_weight))
+    x, y, sample_weight = (
+        part if part is None else keras.tree.map_structure(ops.convert_to_tensor, part) for part in (x, y, sample_weight)
+    )
     # They are listed once: frozen layers and a recompiled loss are seen by the next `fit`.
     variables = list(model.trainable_variables)
 

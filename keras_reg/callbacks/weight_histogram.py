@@ -59,13 +59,14 @@ class WeightHistogram(keras.callbacks.Callback):
 
     Example:
 
+    >>> import tempfile
     >>> import keras, numpy as np
     >>> from keras_reg.callbacks import WeightHistogram
     >>> from keras_reg.regularizers import L1
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, kernel_regularizer=L1(0.01))])
     >>> model.compile("sgd", "mse")
     >>> x, y = np.ones((8, 4)), np.ones((8, 3))
-    >>> history = model.fit(x, y, epochs=2, verbose=0, callbacks=[WeightHistogram(getfixture("tmp_path"))])
+    >>> history = model.fit(x, y, epochs=2, verbose=0, callbacks=[WeightHistogram(tempfile.mkdtemp())])
     >>> history.history["zeros"]
     [0.0, 0.0]
     """

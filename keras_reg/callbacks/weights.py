@@ -37,8 +37,7 @@ def choose(model: Any, include: Any = None, exclude: Any = None) -> dict[str, ke
         kept -= _named_by(named, exclude, "exclude")
     if not kept:
         raise ValueError(
-            f"No weight is left of include={include!r}, exclude={exclude!r}. "
-            f"The model has {', '.join(named) or 'no weights'}."
+            f"No weight is left of include={include!r}, exclude={exclude!r}. The model has {', '.join(named) or 'no weights'}."
         )
     return {name: variable for name, variable in named.items() if name in kept}
 
@@ -89,4 +88,3 @@ def penalty(variable: keras.Variable) -> float | None:
     # `value` is the penalty without the warnings that are for training.
     value = regularizer.value(widen(tensor)[0]) if isinstance(regularizer, Penalty) else regularizer(tensor)
     return float(ops.convert_to_numpy(value))
-

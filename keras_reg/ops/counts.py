@@ -131,7 +131,7 @@ def blocks(values: np.ndarray) -> Iterator[np.ndarray]:
     """The values in flat pieces of float32 or float64; nothing else is copied."""
     flat = values.ravel(order="K")
     if flat.dtype not in ("float32", "float64"):
-        wide = "float32" if flat.dtype.itemsize <= 2 and flat.dtype.kind not in "iu" or flat.dtype.itemsize == 1 else "float64"
+        wide = "float32" if (flat.dtype.itemsize <= 2 and flat.dtype.kind not in "iu") or flat.dtype.itemsize == 1 else "float64"
         for start in range(0, flat.size, BLOCK):
             yield flat[start : start + BLOCK].astype(wide)
         return
