@@ -191,7 +191,7 @@ class WeightHistogram(keras.callbacks.Callback):
         return figures
 
     def _histograms(self, name: str, values: np.ndarray, own: Counts) -> list[Any]:
-        records = [histogram_record(name, *histogram(values, own.low, own.high, self.bins))]
+        records = [histogram_record(name, *histogram(values, own, self.bins))]
         if self.updates:
             if name in self._previous:
                 records.append(self._histogram(f"{name}/update", values - self._previous[name]))
@@ -205,7 +205,7 @@ class WeightHistogram(keras.callbacks.Callback):
 
     def _histogram(self, tag: str, values: np.ndarray) -> Any:
         own = count(values)
-        return histogram_record(tag, *histogram(values, own.low, own.high, self.bins))
+        return histogram_record(tag, *histogram(values, own, self.bins))
 
     def _data_losses(self, logs: dict) -> dict[str, float]:
         losses = {}

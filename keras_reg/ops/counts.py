@@ -36,7 +36,7 @@ def count(values: np.ndarray, near_zero: float = 1e-3, axis: int | tuple[int, ..
     zeros = near_zeros = nan = infinite = 0
     l1 = l2 = 0.0
     low, high = math.inf, -math.inf
-    scratch = np.empty(BLOCK, "float32")
+    scratch = np.empty(min(BLOCK, values.size), "float32")
     for block in blocks(values):
         least, most = float(block.min()), float(block.max())
         if not (math.isfinite(least) and math.isfinite(most)):
@@ -76,8 +76,8 @@ def _count_groups(values: np.ndarray, axis: int | tuple[int, ...], zeros: int) -
     return groups, groups - int(np.count_nonzero(alive))
 
 
-def histogram(values: np.ndarray, low: float, high: float, bins: int) -> tuple[np.ndarray, np.ndarray]:
-    """Counts of the finite values in bins of one width, of which at most `bins` reach from `low` to `high`, their range.
+def histogram(values: np.ndarray, counts: Counts, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """How many of the finite values, of which `counts` are known, are in each of at most `bins` bins of one width over their range.
 
     The width is a power of two and the centres are its multiples, so zero is in the middle of a bin, the edges of two histograms
     fit each other, and scaling a weight to its bin rounds nothing: the counts are exactly those of `numpy.histogram` on these edges.
@@ -85,6 +85,7 @@ def histogram(values: np.ndarray, low: float, high: float, bins: int) -> tuple[n
     Returns:
         The edges (float64, one more than there are bins) and the counts (int64); no bins where no value is finite.
     """
+    low, high = counts.low, counts.high
     if low > high:
         return np.empty(0), np.empty(0, "int64")
     exponent, first, last = _width(low, high, bins)
@@ -92,12 +93,12 @@ def histogram(values: np.ndarray, low: float, high: float, bins: int) -> tuple[n
     start = math.floor(math.ldexp(low, 1 - exponent))
     halves = np.zeros(2 * (last - first + 1), "int64")
     offset = start - (2 * first - 1)
+    pairs = np.zeros(len(halves) ** 2, "int64") if values.size >= BLOCK and len(halves) <= 128 else None
     scale = 2.0 ** (1 - exponent) if -125 <= 1 - exponent <= 125 else None
-    position, index = np.empty(BLOCK, "float32"), np.empty(BLOCK, np.intp)
+    size = min(BLOCK, values.size)
+    position, index = np.empty(size, "float32"), np.empty(size, np.intp)
     for block in blocks(values):
-        with np.errstate(over="ignore", invalid="ignore"):
-            suspect = not math.isfinite(float(np.sum(block)))  # it may overflow as well: then the next line changes nothing
-        if suspect:
+        if counts.nan or counts.infinite:
             block = block[np.isfinite(block)]
         if scale is None:
             scaled = np.ldexp(block.astype("float64"), 1 - exponent)
@@ -105,10 +106,20 @@ def histogram(values: np.ndarray, low: float, high: float, bins: int) -> tuple[n
             scaled = np.multiply(block, scale, out=position[: block.size] if block.dtype == position.dtype else None)
         np.floor(scaled, out=scaled)
         np.subtract(scaled, float(start), out=scaled)
-        where = index[: block.size]
-        where[:] = scaled
-        found = np.bincount(where)
-        halves[offset : offset + len(found)] += found
+        if pairs is not None and block.size == BLOCK:
+            # Counting takes longer than the arithmetic before it: two values are counted as one of a pair.
+            both, second = scaled[: BLOCK // 2], scaled[BLOCK // 2 :]
+            np.multiply(both, len(halves), out=both)
+            np.add(both, second, out=both)
+            index[: BLOCK // 2] = both
+            pairs += np.bincount(index[: BLOCK // 2], minlength=len(pairs))
+        else:
+            index[: block.size] = scaled
+            found = np.bincount(index[: block.size])
+            halves[offset : offset + len(found)] += found
+    if pairs is not None:
+        table = pairs.reshape(len(halves), len(halves))
+        halves[offset:] += (table.sum(axis=0) + table.sum(axis=1))[: len(halves) - offset]
     with np.errstate(over="ignore"):
         edges = np.ldexp(2.0 * first - 1 + np.arange(0.0, 2 * (last - first) + 3, 2), exponent - 1)
     largest = np.finfo("float64").max
