@@ -68,7 +68,7 @@ def read(variable: keras.Variable) -> np.ndarray:
     if backend.backend() == "torch":
         return ops.convert_to_numpy(variable)
     # TensorFlow copies a variable that is asked for an array, and not a tensor.
-    tensor = variable.value.read_value() if backend.backend() == "tensorflow" else variable.value
+    tensor = variable.value.value() if backend.backend() == "tensorflow" else variable.value
     return np.asarray(tensor)
 
 
