@@ -130,6 +130,15 @@ def test_zero_groups(shape):
         assert values.size == 0 or len(groups) == counts.groups
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_one_zero_group_and_no_other_zero(axis):
+    values = np.ones((4, 6))
+    np.moveaxis(values, axis, 0)[2] = 0
+    assert count(values, axis=axis).zero_groups == 1
+    values[2, 2] = 1
+    assert count(values, axis=axis).zero_groups == 0
+
+
 def test_group_axis_outside():
     with pytest.raises(ValueError, match="Argument `axis` must name axes of the weights"):
         count(np.zeros((2, 3)), axis=2)
