@@ -267,7 +267,7 @@ def test_data_loss(tmp_path):
     for logs, mean in zip(recorder.epochs, exact.means, strict=True):
         taken_off, expected = logs["loss"] - logs["data_loss"], logs["loss"] - mean
         # Half a step apart, as the penalty of a batch is that before its update; the last penalty is ten steps' change away.
-        assert abs(taken_off - expected) < 0.2 * abs(logs["penalty"] - expected)
+        assert abs(taken_off - expected) < 0.4 * abs(logs["penalty"] - expected)
 
 
 def test_exact_zeros_and_zero_groups(tmp_path):
