@@ -1,4 +1,5 @@
-"""Callbacks for `fit`."""
+"""Callbacks for `fit`: strengths that move, and seeing what happens to the weights."""
 
 from keras_reg.callbacks.strength import StrengthScheduler as StrengthScheduler
 from keras_reg.callbacks.strength import TargetSparsity as TargetSparsity
+from keras_reg.callbacks.weight_histogram import WeightHistogram as WeightHistogram

@@ -1,0 +1,156 @@
+"""TensorBoard's event files, written and read with the `tensorboard` package; TensorFlow is used where it is loaded anyway."""
+
+import itertools
+import os
+import socket
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+from keras import backend
+
+_count = itertools.count()
+
+
+def _file_system() -> Any:
+    """TensorFlow's, which know more remote addresses, where it is loaded anyway; else those of TensorBoard itself."""
+    if backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.io.gfile
+    from tensorboard.compat.tensorflow_stub.io import gfile
+
+    return gfile
+
+
+def _record_writer(path: str) -> Any:
+    """The framing is the same; TensorFlow's checksum is the faster."""
+    if backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.io.TFRecordWriter(path)
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    return RecordWriter(_file_system().GFile(path, "wb"))
+
+
+def scalar_record(tag: str, value: float) -> Any:
+    from tensorboard.compat.proto import summary_pb2
+
+    return summary_pb2.Summary.Value(tag=tag, simple_value=value)
+
+
+def histogram_record(tag: str, edges: np.ndarray, counts: np.ndarray) -> Any:
+    from tensorboard.compat.proto import summary_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
+    from tensorboard.plugins.histogram import metadata
+
+    rows = np.stack([edges[:-1], edges[1:], counts], axis=1, dtype="float64")
+    # TensorBoard's own checksum, in Python, is slow: half the bytes do where they hold the same numbers.
+    narrow = rows.astype("float32")
+    exact = np.array_equal(narrow, rows)
+    return summary_pb2.Summary.Value(
+        tag=tag,
+        metadata=metadata.create_summary_metadata(display_name=None, description=None),
+        tensor=tensor_pb2.TensorProto(
+            dtype=types_pb2.DT_FLOAT if exact else types_pb2.DT_DOUBLE,
+            tensor_shape=tensor_shape_pb2.TensorShapeProto(dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=n) for n in rows.shape]),
+            tensor_content=(narrow if exact else rows).astype("<f4" if exact else "<f8", copy=False).tobytes(),
+        ),
+    )
+
+
+class EventFile:
+    """Appends records to a file in a directory; a fault of the file system costs the logs, with one warning, and never the training.
+
+    What was written is on the disk when `write` returns. A directory that vanishes is made again, with a new file in it.
+
+    Args:
+        directory: Local, or an address that TensorBoard's own writer takes.
+        step: What TensorBoard has of this step and later ones is from a run that was broken off, and gives way to this file.
+    """
+
+    def __init__(self, directory: str, step: int):
+        try:
+            import tensorboard  # noqa: F401
+        except ImportError as error:
+            raise ImportError("Writing TensorBoard's event files needs the package tensorboard: pip install tensorboard") from error
+        self.directory = directory
+        self.step = step
+        self.path = None
+        self.failed = self._warned = False
+
+    def write(self, step: int, values: list[Any]) -> None:
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+
+        if self.failed:
+            return
+        try:
+            if self.path is not None and not _file_system().exists(self.path):
+                self._warn(f"{self.path} has vanished. Logging goes on in a new file; what was in the old one is lost.")
+                self.path, self.step = None, step
+            if self.path is None:
+                self._open()
+            self._append(event_pb2.Event(step=step, wall_time=time.time(), summary=summary_pb2.Summary(value=values)))
+        # Each file system has exceptions of its own.
+        except Exception as error:
+            self.failed = True
+            self._warn(f"{self.directory} cannot be written to, so no more is logged; training goes on. {type(error).__name__}: {error}")
+
+    def _open(self) -> None:
+        from tensorboard.compat.proto import event_pb2
+
+        _file_system().makedirs(self.directory)
+        # TensorBoard reads the files of a directory in the order of their names.
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_count):06d}"
+        path = os.path.join(self.directory, name)
+        self._records = _record_writer(path)
+        self._append(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._append(event_pb2.Event(step=self.step, wall_time=time.time(), session_log=start))
+        self.path = path
+
+    def _append(self, event: Any) -> None:
+        self._records.write(event.SerializeToString())
+        self._records.flush()
+
+    def _warn(self, text: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(f"WeightHistogram: {text}", stacklevel=2)
+
+    def close(self) -> None:
+        """Let go of the file. Everything is written already."""
+        if self.path is not None and not self.failed:
+            try:
+                self._records.close()
+            except Exception as error:
+                self._warn(f"{self.path} could not be closed. {type(error).__name__}: {error}")
+        self.failed = True
+
+
+def read_histograms(directory: str) -> dict[str, dict[int, np.ndarray]]:
+    """What `WeightHistogram` wrote below a directory: rows of left edge, right edge and count, by tag and step."""
+    from tensorboard.compat.proto import event_pb2
+    from tensorboard.compat.tensorflow_stub import errors, pywrap_tensorflow
+    from tensorboard.util import tensor_util
+
+    found: dict[str, dict[int, np.ndarray]] = {}
+    paths = [os.path.join(folder, name) for folder, _, names in _file_system().walk(directory) for name in names if "tfevents" in name]
+    for path in sorted(paths):
+        records = pywrap_tensorflow.PyRecordReader_New(path)
+        while True:
+            try:
+                records.GetNext()
+            # The last record of a process that was killed may be cut short.
+            except (errors.OutOfRangeError, errors.DataLossError):
+                break
+            event = event_pb2.Event.FromString(records.record())
+            if event.session_log.status == event.session_log.START:
+                for steps in found.values():
+                    for step in [step for step in steps if step >= event.step]:
+                        del steps[step]
+            for value in event.summary.value:
+                if value.metadata.plugin_data.plugin_name == "histograms":
+                    found.setdefault(value.tag, {})[event.step] = tensor_util.make_ndarray(value.tensor)
+    return {tag: dict(sorted(steps.items())) for tag, steps in found.items() if steps}

@@ -1,0 +1,252 @@
+"""The callback that shows what training does to the weights."""
+
+import os
+import re
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+from keras import backend, ops
+
+from keras_reg._validation import boolean, non_negative
+from keras_reg.callbacks.event_file import EventFile, histogram_record, scalar_record
+from keras_reg.callbacks.figures import MeanPenalty, by_class, shares
+from keras_reg.callbacks.gradients import gradient_function
+from keras_reg.callbacks.weights import choose, group_axis, named_weights, penalty, read
+from keras_reg.ops.counts import Counts, count, histogram
+
+
+class WeightHistogram(keras.callbacks.Callback):
+    """Writes histograms and figures of the weights as TensorBoard logs, and the figures of the model into `logs`.
+
+    It needs the `tensorboard` package and no TensorFlow. Records go to the run `weights` below `log_dir`, beside the `train` and
+    `validation` of `keras.callbacks.TensorBoard`. Their step is the optimizer's number of updates, which goes on from one `fit` to
+    the next and in a resumed run. Initial and final weights are always logged, the initial ones of a model that is built by then.
+
+    Put it before the callbacks that are to see its figures (CSVLogger, EarlyStopping, ModelCheckpoint, …). Every epoch adds to `logs`:
+
+    | name | meaning |
+    | --- | --- |
+    | `zeros`, `near_zeros` | share of the chosen weights that are exactly 0; of magnitude `near_zero` or less |
+    | `zero_groups` | share of groups that are exactly 0: those of the weight's penalty, or else units and filters |
+    | `l1_norm`, `l2_norm` | sum of magnitudes, Euclidean norm |
+    | `non_finite` | number of chosen weights that are NaN or infinite |
+    | `penalty` | what all penalties of the model add to the loss now |
+    | `data_loss` | `loss` without the penalties |
+    | `val_data_loss` | `val_loss` (which is left as it is) without `penalty` |
+
+    Keras averages `loss` over the epoch while the weights move; what is taken off is the penalty averaged over the loggings of that
+    epoch and its two ends. `val_data_loss` is exact.
+
+    TensorBoard gets the same under `model/…`, the penalty by class as well, and for each weight, by its path in the model, the histogram
+    and its `zeros`, `near_zeros`, `zero_groups`, norms, `penalty` and `strength`.
+
+    Args:
+        log_dir: Directory, or a remote address that TensorBoard's own writer takes.
+        freq: `"epoch"`, `"5 epochs"` for every fifth, or the number of batches from one logging to the next.
+        include: Which weights: a name pattern such as `"*/kernel"` or `"encoder/*"` (`"*"` for all), a layer, a variable, or a list of
+            those. Defaults to kernels, embeddings and all weights with a penalty. A pattern that no weight answers to is an error.
+        exclude: Which of these to leave out, in the same terms.
+        bins: The largest number of bins, at least 2. Their width is a power of two, and zero is in the middle of one.
+        near_zero: Up to which magnitude a weight counts as nearly zero, in units of the weights.
+        updates: Whether to log histograms of what changed since the last logging as well. Keeps one copy of the chosen weights.
+        gradients: A batch `(x, y)` or `(x, y, sample_weight)`: histograms of the gradient on it of the compiled loss, penalties
+            included, layers running as in inference. Evaluated apart from the training step, at every logging.
+
+    Under `tf.distribute`, several JAX processes or `torch.distributed`, the first process writes. A log directory that fails costs
+    the logs, with one warning, and not the training.
+
+    Example:
+
+    >>> import tempfile
+    >>> import keras, numpy as np
+    >>> from keras_reg.callbacks import WeightHistogram
+    >>> from keras_reg.regularizers import L1
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, kernel_regularizer=L1(0.01))])
+    >>> model.compile("sgd", "mse")
+    >>> x, y = np.ones((8, 4)), np.ones((8, 3))
+    >>> history = model.fit(x, y, epochs=2, verbose=0, callbacks=[WeightHistogram(tempfile.mkdtemp())])
+    >>> history.history["zeros"]
+    [0.0, 0.0]
+    """
+
+    def __init__(
+        self,
+        log_dir: str | os.PathLike = "logs",
+        freq: int | str = "epoch",
+        include: Any = None,
+        exclude: Any = None,
+        bins: int = 64,
+        near_zero: float = 1e-3,
+        updates: bool = False,
+        gradients: tuple | None = None,
+    ):
+        super().__init__()
+        self.log_dir = os.fspath(log_dir)
+        self.batches_between, self.epochs_between = _frequency(freq)
+        self.include, self.exclude = include, exclude
+        if isinstance(bins, bool) or not isinstance(bins, int) or bins < 2:
+            raise ValueError(f"Argument `bins` must be an integer of at least 2. Received: bins={bins!r}")
+        self.bins = bins
+        self.near_zero = non_negative(near_zero, "near_zero")
+        self.updates = boolean(updates, "updates")
+        if gradients is not None and not (isinstance(gradients, (tuple, list)) and len(gradients) in (2, 3)):
+            raise ValueError(f"Argument `gradients` must be a batch (x, y) or (x, y, sample_weight). Received: {type(gradients).__name__}")
+        self.gradients = gradients
+        # Keras may go on with the next step before the hook of the last one has run, unless the hook reads weights.
+        self.async_safe = self.batches_between is None
+        self._step = 0
+        self._warned = False
+
+    # `self.model` is looked at where a record is due and nowhere else: on JAX each look breaks into the flow of the training steps.
+
+    def on_train_begin(self, logs=None):
+        self._start_step = self._weights = self._file = self._mean_penalty = None
+        self._batches = self._epoch_batches = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # Not in on_train_begin, where a later callback may yet restore the weights of a run that was broken off.
+        if self._start_step is None:
+            self._start_iterations = self._iterations() or 0
+            # The optimizer of a model that was compiled anew counts from 0 again.
+            self._start_step = self._step = max(self._step, self._start_iterations)
+        self._batches += self._epoch_batches
+        self._epoch_batches = 0
+        # TensorFlow builds some models at their first step.
+        if self._weights is None and self.model.built:
+            self._start()
+            self._look(None, write=True)
+        if self._weights is not None:
+            self._mean_penalty = MeanPenalty(self._step, self._penalty)
+
+    def on_train_batch_end(self, batch, logs=None):
+        before = self._start_step + self._batches + self._epoch_batches
+        self._epoch_batches = max(self._epoch_batches, batch + 1)
+        if self.batches_between is None:
+            return
+        if (self._start_step + self._batches + self._epoch_batches) // self.batches_between > before // self.batches_between:
+            self._update_step()
+            self._look(logs, write=True)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._update_step()
+        due = self.epochs_between is not None and (epoch + 1) % self.epochs_between == 0
+        figures = self._look(logs, write=due)
+        if logs is not None:
+            logs.update(figures)
+
+    def on_train_end(self, logs=None):
+        if self._weights is None:
+            return
+        if self._written != self._step:
+            self._look(None, write=True)
+        if self._file is not None:
+            self._file.close()
+
+    def _start(self):
+        self._weights = choose(self.model, self.include, self.exclude)
+        self._penalised = {name: variable for name, variable in named_weights(self.model).items() if variable.regularizer is not None}
+        self._previous = {}
+        self._gradient = gradient_function(self.model, self.gradients) if self.gradients is not None else None
+        self._file = EventFile(os.path.join(self.log_dir, "weights"), self._start_step) if _first_process(self.model) else None
+        self._written = None
+
+    def _iterations(self) -> int | None:
+        iterations = getattr(self.model.optimizer, "iterations", None)
+        return None if iterations is None else int(ops.convert_to_numpy(iterations))
+
+    def _update_step(self):
+        iterations = self._iterations()
+        done = self._batches + self._epoch_batches if iterations is None else iterations - self._start_iterations
+        self._step = self._start_step + done
+
+    def _look(self, logs: dict | None, write: bool) -> dict[str, float]:
+        """Measure the model as it is, and write a record of it where asked to; gives the figures of the model."""
+        if self._weights is None:
+            self._start()
+        counts, records = {}, []
+        write_here = write and self._file is not None
+        for name, variable in self._weights.items():
+            values = read(variable)
+            counts[name] = own = count(values, self.near_zero, group_axis(variable))
+            if write_here:
+                records += self._histograms(name, values, own)
+        self._warn_of_non_finite(counts)
+        penalties = {name: penalty(variable) for name, variable in self._penalised.items()}
+        self._penalty = sum(value for value in penalties.values() if value is not None)
+        figures = {**shares(counts.values()), "penalty": self._penalty, **self._data_losses(logs or {})}
+        if write_here:
+            if self._gradient is not None:
+                records += self._gradients()
+            for name, own in counts.items():
+                strength = getattr(self._weights[name].regularizer, "strength", None)
+                own = {**shares([own]), "penalty": penalties.get(name), "strength": strength}
+                records += [scalar_record(f"{name}/{key}", value) for key, value in own.items() if value is not None]
+            classes = by_class(self._penalised, penalties)
+            records += [scalar_record(f"model/{key}", value) for key, value in {**figures, **classes}.items()]
+            self._file.write(self._step, records)
+        if write:
+            self._written = self._step
+        return figures
+
+    def _histograms(self, name: str, values: np.ndarray, own: Counts) -> list[Any]:
+        records = [histogram_record(name, *histogram(values, own, self.bins))]
+        if self.updates:
+            if name in self._previous:
+                records.append(self._histogram(f"{name}/update", values - self._previous[name]))
+            self._previous[name] = np.array(values)
+        return records
+
+    def _gradients(self) -> list[Any]:
+        names = {id(variable): name for name, variable in self._weights.items()}
+        pairs = zip(self.model.trainable_variables, self._gradient(), strict=True)
+        return [self._histogram(f"{names[id(v)]}/gradient", values) for v, values in pairs if id(v) in names]
+
+    def _histogram(self, tag: str, values: np.ndarray) -> Any:
+        own = count(values)
+        return histogram_record(tag, *histogram(values, own, self.bins))
+
+    def _data_losses(self, logs: dict) -> dict[str, float]:
+        losses = {}
+        if self._mean_penalty is not None:
+            self._mean_penalty.add(self._step, self._penalty)
+        if "loss" in logs:
+            losses["data_loss"] = float(logs["loss"]) - (self._mean_penalty.mean() if self._mean_penalty else self._penalty)
+        if "val_loss" in logs:
+            losses["val_data_loss"] = float(logs["val_loss"]) - self._penalty
+        return losses
+
+    def _warn_of_non_finite(self, counts: dict[str, Counts]) -> None:
+        found = [f"{name} ({own.nan} NaN, {own.infinite} infinite)" for name, own in counts.items() if own.nan or own.infinite]
+        if found and not self._warned:
+            self._warned = True
+            others = f" and {len(found) - 3} other weights" if len(found) > 3 else ""
+            warnings.warn(
+                f"WeightHistogram: weights are not finite at step {self._step}: {', '.join(found[:3])}{others}. "
+                "Histograms hold the finite ones; `non_finite` counts the others.",
+                stacklevel=2,
+            )
+
+
+def _frequency(freq: Any) -> tuple[int | None, int | None]:
+    """Batches and epochs between two loggings; one of them is none."""
+    if isinstance(freq, str) and (match := re.fullmatch(r"(?:([1-9]\d*) )?epochs?", freq)):
+        return None, int(match[1] or 1)
+    if isinstance(freq, int) and not isinstance(freq, bool) and freq > 0:
+        return freq, None
+    raise ValueError(f'Argument `freq` must be "epoch", "N epochs" or a positive number of batches. Received: freq={freq!r}')
+
+
+def _first_process(model: Any) -> bool:
+    """Whether this process is the one that writes, of those that train together."""
+    if backend.backend() == "tensorflow":
+        strategy = getattr(model, "distribute_strategy", None)
+        return strategy is None or strategy.extended.should_save_summary
+    if backend.backend() == "jax":
+        import jax
+
+        return jax.process_index() == 0
+    import torch.distributed as distributed
+
+    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0

@@ -1,0 +1,179 @@
+"""How sparse a model is: a table, its figures, and what they do not mean."""
+
+import dataclasses
+import html
+import io
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from keras_reg._validation import non_negative
+from keras_reg.callbacks.weights import choose, group_axis, penalty, read
+from keras_reg.ops.counts import count
+
+NOTE = (
+    "Zeros alone make nothing faster or smaller: a dense layer multiplies its zeros, and a file stores them.\n"
+    "Only whole zero groups can be cut out of a model; single zeros help a compressed file or a sparse format."
+)
+
+
+@dataclass(frozen=True)
+class WeightSparsity:
+    """The figures of one weight, or of all of them together."""
+
+    name: str
+    shape: tuple[int, ...] | None
+    dtype: str | None
+    penalty_name: str | None
+    parameters: int
+    zeros: int
+    near_zeros: int
+    groups: int
+    zero_groups: int
+    group_axis: int | tuple[int, ...] | None
+    non_finite: int
+    l1_norm: float
+    l2_norm: float
+    penalty: float | None
+    dense_bytes: int
+    compressed_bytes: int
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """What `keras_reg.models.sparsity` found: `print` it, or read `weights`, `total` and `to_dict()`."""
+
+    weights: tuple[WeightSparsity, ...]
+    total: WeightSparsity
+    near_zero: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values, ready for JSON."""
+        rows = [dataclasses.asdict(row) for row in (*self.weights, self.total)]
+        for row in rows:
+            row["shape"] = row["shape"] and list(row["shape"])
+            row["group_axis"] = list(row["group_axis"]) if isinstance(row["group_axis"], tuple) else row["group_axis"]
+        return {"weights": rows[:-1], "total": rows[-1], "near_zero": self.near_zero, "note": NOTE.replace("\n", " ")}
+
+    def _columns(self) -> dict[str, list[str]]:
+        def share(part, whole):
+            return f"{part:,} {part / whole:4.0%}" if whole else "–"
+
+        rows = (*self.weights, self.total)
+        columns = {
+            "weight": [row.name for row in rows],
+            "parameters": [f"{row.parameters:,}" for row in rows],
+            "zeros": [share(row.zeros, row.parameters) for row in rows],
+            f"|w| ≤ {self.near_zero:g}": [share(row.near_zeros, row.parameters) for row in rows],
+            "zero groups": [f"{row.zero_groups:,} of {row.groups:,}" if row.groups else "–" for row in rows],
+            "L1 norm": [f"{row.l1_norm:.4g}" for row in rows],
+            "L2 norm": [f"{row.l2_norm:.4g}" for row in rows],
+            "penalty": ["–" if row.penalty is None else f"{row.penalty:.3g}" for row in rows],
+            "bytes": [f"{row.dense_bytes:,}" for row in rows],
+            "compressed": [f"{row.compressed_bytes:,}" for row in rows],
+        }
+        if self.total.non_finite:
+            columns["not finite"] = [f"{row.non_finite:,}" for row in rows]
+        return columns
+
+    def __str__(self) -> str:
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        columns = self._columns()
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        for index, title in enumerate(columns):
+            table.add_column(title, justify="right" if index else "left", no_wrap=True)
+        *rows, total = zip(*columns.values(), strict=True)
+        for row in rows:
+            table.add_row(*row)
+        table.add_section()
+        table.add_row(*total)
+        # The width of the text, whatever that of the terminal: a table that is cut off or folded is not readable.
+        console = Console(file=io.StringIO(), width=1000, color_system=None, markup=False, emoji=False)
+        console.print(table)
+        lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
+        return "\n".join([*(line for line in lines if line), "", "compressed: one bit for each weight, and the non-zero ones.", NOTE])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        columns = self._columns()
+        head = "".join(f"<th>{html.escape(title)}</th>" for title in columns)
+        rows = ["<td>" + "</td><td>".join(html.escape(cell) for cell in row) + "</td>" for row in zip(*columns.values(), strict=True)]
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{html.escape(NOTE)}</p>"
+
+
+def sparsity(model: Any, include: Any = "*", exclude: Any = None, near_zero: float = 1e-3) -> Sparsity:
+    """A report on the zeros of a model: for each weight and in total, parameters, zeros, groups, norms, penalty and bytes.
+
+    Groups are those of the weight's penalty, by its `axis`; elsewhere those of the last axis (units, filters), and none for vectors.
+    `compressed_bytes` is the size in a format of one bit for each weight and the values of the non-zero ones, or `dense_bytes`
+    where that is less. The penalty is what the weight adds to the loss, none for frozen weights.
+
+    Args:
+        model: A built Keras model or layer.
+        include: Which weights, as in `keras_reg.callbacks.WeightHistogram`. Defaults to all.
+        exclude: Which of these to leave out, in the same terms.
+        near_zero: Up to which magnitude a weight counts as nearly zero, in units of the weights.
+
+    Returns:
+        A report: `print` shows a table, as does a notebook; `weights` (a row each), `total` and `to_dict()` have the figures.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_reg.models import sparsity
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    >>> report = sparsity(model)
+    >>> report.total.parameters, report.total.zeros, report.to_dict()["total"]["dense_bytes"]
+    (16, 4, 64)
+    """
+    near_zero = non_negative(near_zero, "near_zero")
+    rows = tuple(_row(name, variable, near_zero) for name, variable in choose(model, include, exclude).items())
+    penalties = [row.penalty for row in rows if row.penalty is not None]
+    summed = {
+        field: sum(getattr(row, field) for row in rows)
+        for field in (
+            *("parameters", "zeros", "near_zeros", "groups", "zero_groups", "non_finite"),
+            *("l1_norm", "dense_bytes", "compressed_bytes"),
+        )
+    }
+    total = WeightSparsity(
+        name="total",
+        shape=None,
+        dtype=None,
+        penalty_name=None,
+        group_axis=None,
+        l2_norm=math.hypot(*(row.l2_norm for row in rows)),
+        penalty=sum(penalties) if penalties else None,
+        **summed,
+    )
+    return Sparsity(rows, total, near_zero)
+
+
+def _row(name: str, variable: Any, near_zero: float) -> WeightSparsity:
+    values = read(variable)
+    axis = group_axis(variable)
+    own = count(values, near_zero, axis)
+    dense = values.nbytes
+    return WeightSparsity(
+        name=name,
+        shape=tuple(variable.shape),
+        dtype=str(variable.dtype),
+        penalty_name=None if variable.regularizer is None else type(variable.regularizer).__name__,
+        parameters=own.size,
+        zeros=own.zeros,
+        near_zeros=own.near_zeros,
+        groups=own.groups,
+        zero_groups=own.zero_groups,
+        group_axis=axis,
+        non_finite=own.nan + own.infinite,
+        l1_norm=own.l1,
+        l2_norm=own.l2,
+        penalty=penalty(variable),
+        dense_bytes=dense,
+        compressed_bytes=min(dense, -(-own.size // 8) + (own.size - own.zeros) * values.dtype.itemsize),
+    )
