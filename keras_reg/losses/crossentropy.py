@@ -13,25 +13,28 @@ from keras import KerasTensor, backend, ops
 
 from keras_reg.ops.dtypes import like
 
-DENSE_UP_TO = 128
-"""Classes up to which TensorFlow subtracts a one-hot target: below, writing into single entries takes longer than it saves."""
+FEW_CLASSES = 128
 
 
-def smoothed_crossentropy(logits: Any, labels: Any, weight: Any, spread: float | np.ndarray) -> Any:
+def smoothed_crossentropy(logits: Any, labels: Any, weight: float | Any, spread: float | np.ndarray) -> Any:
     """The loss at every position.
 
     Args:
         logits: `(..., classes)`, float32 or wider.
         labels: `(...)`, class ids that exist.
-        weight: `(...)`, what `-log p[label]` is multiplied with, in the dtype of `logits`.
+        weight: What `-log p[label]` is multiplied with: one number for all, or `(...)`, in the dtype of `logits`.
         spread: What each `-log p[k]` is multiplied with: one number for all, or `(classes,)`.
     """
     forms = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
     if isinstance(logits, KerasTensor) or isinstance(labels, KerasTensor) or backend.backend() not in forms:
         return mixed(ops.log_softmax(logits), labels, weight, spread)
     classes, shape = logits.shape[-1], ops.shape(labels)
-    rows = (ops.reshape(logits, (-1, classes)), ops.reshape(labels, (-1,)), ops.reshape(weight, (-1,)))
-    return ops.reshape(forms[backend.backend()](*rows, spread), shape)
+    if not isinstance(weight, float):
+        weight = ops.reshape(weight, (-1,))
+    if len(labels.shape) == 1:
+        return forms[backend.backend()](logits, labels, weight, spread)
+    loss = forms[backend.backend()](ops.reshape(logits, (-1, classes)), ops.reshape(labels, (-1,)), weight, spread)
+    return ops.reshape(loss, shape)
 
 
 def mixed(scores: Any, labels: Any, weight: Any, spread: float | np.ndarray, *shifts: Any) -> Any:
@@ -42,9 +45,9 @@ def mixed(scores: Any, labels: Any, weight: Any, spread: float | np.ndarray, *sh
     if not np.any(spread):
         return -weight * label
     if np.ndim(spread):
-        # A class without mass may have no probability at all.
-        scores = scores if np.all(spread) else ops.where(spread > 0, scores, ops.zeros_like(scores))
-        rest = ops.matmul(scores, like(scores, spread)[:, None])[..., 0]
+        # A class without mass may have no probability at all. (A matrix product is faster, but not in full precision everywhere.)
+        scores = scores if np.all(spread) else ops.where(like(scores, spread) > 0, scores, ops.zeros_like(scores))
+        rest = ops.sum(scores * like(scores, spread), axis=-1)
     else:
         rest = spread * ops.sum(scores, axis=-1)
     mass = total(spread, scores.shape[-1])
@@ -67,55 +70,72 @@ def total(spread: float | np.ndarray, classes: int) -> float:
     return float(np.sum(spread)) if np.ndim(spread) else spread * classes
 
 
+def column(weight: float | Any) -> float | Any:
+    return weight if isinstance(weight, float) else weight[:, None]
+
+
 def _tensorflow(logits, labels, weight, spread):
     import tensorflow as tf
 
-    classes = logits.shape[-1]
-    mass = like(logits, spread)
-    weight = weight[:, None]
-
     @tf.custom_gradient
     def loss(logits):
-        # TensorFlow's softmax is several times as fast as its log-softmax; its largest entry has the logarithm of the sum.
-        # Where the gradient takes the same softmax, the graph computes it once.
-        top = tf.reduce_max(logits, axis=-1)
-        log_sum = -tf.math.log(tf.reduce_max(tf.nn.softmax(logits), axis=-1))
-
-        def gradient(upstream):
-            upstream = upstream[:, None]
-            slope = tf.nn.softmax(logits) * ((weight + total(spread, classes)) * upstream) - mass * upstream
-            if classes <= DENSE_UP_TO:
-                return slope - tf.one_hot(labels, classes, dtype=logits.dtype) * (weight * upstream)
-            places = tf.stack([tf.range(tf.shape(labels)[0]), labels], axis=1)
-            return tf.tensor_scatter_nd_sub(slope, places, (weight * upstream)[:, 0])
-
-        return mixed(logits, labels, weight[:, 0], spread, top, log_sum), gradient
+        form = _tensorflow_few if logits.shape[-1] <= FEW_CLASSES else _tensorflow_many
+        return form(tf, logits, labels, weight, spread)
 
     return loss(logits)
+
+
+def _tensorflow_few(tf, logits, labels, weight, spread):
+    # For few classes writing into single entries takes longer than a dense target, and XLA makes short work of all this.
+    classes = logits.shape[-1]
+    factor = column(weight) + total(spread, classes)
+    target = tf.where(tf.range(classes) == labels[:, None], like(logits, column(weight)), 0) + like(logits, spread)
+    scores = logits - tf.reduce_max(logits, axis=-1, keepdims=True)
+    powers = tf.exp(scores)
+    norm = tf.reduce_sum(powers, axis=-1, keepdims=True)
+    if not np.all(spread):
+        scores = tf.where(target == 0, 0, scores)
+
+    def gradient(upstream):
+        return (powers * (factor / norm) - target) * upstream[:, None]
+
+    return tf.squeeze(factor * tf.math.log(norm), -1) - tf.reduce_sum(target * scores, axis=-1), gradient
+
+
+def _tensorflow_many(tf, logits, labels, weight, spread):
+    # TensorFlow's softmax is several times as fast as its log-softmax; its largest entry has the logarithm of the sum.
+    # Where the gradient takes the same softmax, the graph computes it once.
+    top = tf.reduce_max(logits, axis=-1)
+    log_sum = -tf.math.log(tf.reduce_max(tf.nn.softmax(logits), axis=-1))
+
+    def gradient(upstream):
+        upstream = upstream[:, None]
+        factor = column(weight) + total(spread, logits.shape[-1])
+        slope = tf.nn.softmax(logits) * (factor * upstream) - like(logits, spread) * upstream
+        places = tf.stack([tf.range(tf.shape(labels)[0]), labels], axis=1)
+        return tf.tensor_scatter_nd_sub(slope, places, weight * upstream[:, 0])
+
+    return mixed(logits, labels, weight, spread, top, log_sum), gradient
 
 
 def _jax(logits, labels, weight, spread):
     import jax
     from jax import numpy as jnp
 
-    def with_norm(logits, labels, weight):
-        top = jnp.max(logits, axis=-1)
-        log_sum = jnp.log(jnp.sum(jnp.exp(logits - top[:, None]), axis=-1))
-        return mixed(logits, labels, weight, spread, top, log_sum), (top + log_sum)[:, None]
-
     @jax.custom_jvp
     def loss(logits, labels, weight):
-        return with_norm(logits, labels, weight)[0]
+        top = jnp.max(logits, axis=-1)
+        log_sum = jnp.log(jnp.sum(jnp.exp(logits - top[:, None]), axis=-1))
+        return mixed(logits, labels, weight, spread, top, log_sum)
 
     # A rule for the tangent rather than for the gradient: forward mode stays.
     @loss.defjvp
     def tangent(primals, tangents):
         logits, labels, weight = primals
-        value, log_norm = with_norm(logits, labels, weight)
-        weight, classes = weight[:, None], logits.shape[-1]
-        slope = (weight + total(spread, classes)) * jnp.exp(logits - log_norm) - like(logits, spread)
+        weight, classes = jnp.reshape(weight, (-1, 1)), logits.shape[-1]
+        slope = (weight + total(spread, classes)) * jax.nn.softmax(logits) - like(logits, spread)
         slope = slope - jnp.where(jnp.arange(classes) == labels[:, None], weight, 0)
-        return value, jnp.sum(slope * tangents[0], axis=-1)
+        return loss(*primals), jnp.sum(slope * tangents[0], axis=-1)
 
     return loss(logits, labels, weight)
 
@@ -135,19 +155,20 @@ def _torch_function():
 
         @staticmethod
         def setup_context(ctx, inputs, output):
-            ctx.save_for_backward(*inputs[:3])
-            ctx.spread = inputs[3]
+            logits, labels, ctx.weight, ctx.spread = inputs
+            ctx.save_for_backward(logits, labels)
 
         @staticmethod
         def backward(ctx, upstream):
-            logits, labels, weight = ctx.saved_tensors
+            logits, labels = ctx.saved_tensors
             upstream = upstream[:, None]
-            pull = weight[:, None] * upstream
+            pull = column(ctx.weight) * upstream
             factor = pull + total(ctx.spread, logits.shape[-1]) * upstream
             rest = like(logits, ctx.spread) * upstream
             slope = torch.softmax(logits, dim=-1)
             if torch.is_grad_enabled():  # to be differentiated once more, which forbids to write over what is needed then
                 return (slope * factor - rest).scatter_add(1, labels[:, None], -pull), None, None, None
-            return slope.mul_(factor).sub_(rest).scatter_add_(1, labels[:, None], -pull), None, None, None
+            torch.addcmul(-rest, slope, factor, out=slope)
+            return slope.scatter_add_(1, labels[:, None], -pull), None, None, None
 
     return SmoothedCrossentropy

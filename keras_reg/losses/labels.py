@@ -37,23 +37,32 @@ def fits(shape: tuple, expected: tuple) -> bool:
 
 
 def checked_ids(y_true: Any, classes: int, ignore_class: int | None) -> tuple[Any, Any, Any]:
-    """Class ids that can be looked up; where they were in range (or ignored); and where they count, `None` for everywhere."""
+    """Class ids that can be looked up; which of them exist (or are ignored); which count. `None` where all are known to."""
     counted = None if ignore_class is None else ops.not_equal(y_true, ignore_class)
-    exists = (y_true >= 0) & (y_true < classes)
+    usable = exists = None
     if can_be_seen(y_true):
-        values = ops.convert_to_numpy(y_true)
-        wrong = ~((values >= 0) & (values < classes) & (values == np.floor(values)))
-        if ignore_class is not None:
-            wrong &= values != ignore_class
-        if np.any(wrong):
-            ignoring = "" if ignore_class is None else f" or be ignore_class={ignore_class}"
-            raise ValueError(
-                f"Argument `y_true` must hold whole numbers from 0 to {classes - 1}, as y_pred has {classes} classes{ignoring}. "
-                f"Received: {values[wrong].flat[0]} among {int(np.sum(wrong))} of {values.size} labels"
-            )
-    usable = exists if counted is None else exists & counted
-    labels = ops.cast(ops.where(usable, y_true, ops.zeros_like(y_true)), "int32")
-    return labels, exists if counted is None else exists | ops.logical_not(counted), counted
+        check_values(ops.convert_to_numpy(y_true), classes, ignore_class)
+        usable = counted
+    else:
+        usable = exists = (y_true >= 0) & (y_true < classes)
+        if counted is not None:
+            usable, exists = exists & counted, exists | ops.logical_not(counted)
+    labels = y_true if usable is None else ops.where(usable, y_true, ops.zeros_like(y_true))
+    return ops.cast(labels, "int32"), exists, counted
+
+
+def check_values(ids: np.ndarray, classes: int, ignore_class: int | None) -> None:
+    fits = (ids >= 0) & (ids < classes)
+    if ids.dtype.kind == "f":
+        fits &= ids == np.floor(ids)
+    if ignore_class is not None:
+        fits |= ids == ignore_class
+    if not fits.all():
+        ignoring = "" if ignore_class is None else f", or be ignore_class={ignore_class}"
+        raise ValueError(
+            f"Argument `y_true` must hold whole numbers from 0 to {classes - 1}, as y_pred has {classes} classes{ignoring}. "
+            f"Received: {ids[~fits].flat[0]}, and {int(np.sum(~fits))} of {ids.size} labels like it"
+        )
 
 
 def can_be_seen(tensor: Any) -> bool:
