@@ -42,14 +42,14 @@ def mixed(scores: Any, labels: Any, weight: Any, spread: float | np.ndarray, *sh
     label = pick(scores, labels)
     for shift in shifts:
         label = label - shift
-    if not np.any(spread):
-        return -weight * label
-    if np.ndim(spread):
+    if isinstance(spread, float):
+        if not spread:
+            return -weight * label
+        rest = spread * ops.sum(scores, axis=-1)
+    else:
         # A class without mass may have no probability at all. (A matrix product is faster, but not in full precision everywhere.)
         scores = scores if np.all(spread) else ops.where(like(scores, spread) > 0, scores, ops.zeros_like(scores))
         rest = ops.sum(scores * like(scores, spread), axis=-1)
-    else:
-        rest = spread * ops.sum(scores, axis=-1)
     mass = total(spread, scores.shape[-1])
     for shift in shifts:
         rest = rest - mass * shift
@@ -67,7 +67,7 @@ def pick(scores: Any, labels: Any) -> Any:
 
 
 def total(spread: float | np.ndarray, classes: int) -> float:
-    return float(np.sum(spread)) if np.ndim(spread) else spread * classes
+    return spread * classes if isinstance(spread, float) else float(np.sum(spread))
 
 
 def column(weight: float | Any) -> float | Any:
@@ -141,6 +141,10 @@ def _jax(logits, labels, weight, spread):
 
 
 def _torch(logits, labels, weight, spread):
+    import torch
+
+    if torch.compiler.is_compiling():  # the compiler takes no class made on the fly, and makes its own of the derivative
+        return mixed(torch.log_softmax(logits, dim=-1), labels.long(), weight, spread)
     return _torch_function().apply(logits, labels.long(), weight, spread)
 
 

@@ -43,6 +43,11 @@ def label_smoothing_crossentropy(
     [0.3729, 1.0986]
     """
     label_smoothing, prior, class_weight = checked(label_smoothing, from_logits, ignore_class, class_weight, prior, convention)
+    return losses_of(y_true, y_pred, label_smoothing, from_logits, ignore_class, class_weight, prior, convention, axis)
+
+
+def losses_of(y_true, y_pred, label_smoothing, from_logits, ignore_class, class_weight, prior, convention, axis) -> Any:
+    """`label_smoothing_crossentropy`, with arguments that are known to be right."""
     y_pred, dtype = widen(y_pred, "y_pred")
     y_true = y_true if isinstance(y_true, KerasTensor) else ops.convert_to_tensor(y_true)
     y_true, y_pred, dense = classes_last(y_true, y_pred, axis, one_class_is_labels=ignore_class is not None)
@@ -213,11 +218,12 @@ class LabelSmoothingCrossentropy(keras.losses.Loss):
         return "float64" if self._dtype == "float64" else "float32"
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        arguments = {name: getattr(self, name) for name in self._options}
-        losses = label_smoothing_crossentropy(y_true, y_pred, **arguments)
+        losses = losses_of(y_true, y_pred, **{name: getattr(self, name) for name in self._options})
         if self.ignore_class is not None:
-            # What Keras reads when it reduces: masked positions leave the count.
-            losses._keras_mask = ops.reshape(ops.not_equal(y_true, self.ignore_class), ops.shape(losses))
+            # What Keras reads when it reduces. It has no public name for this, and JAX's tracers take no attribute of their own.
+            from keras.src.backend import set_keras_mask
+
+            set_keras_mask(losses, ops.reshape(ops.not_equal(y_true, self.ignore_class), ops.shape(losses)))
         return losses
 
     _options = ("label_smoothing", "from_logits", "ignore_class", "class_weight", "prior", "convention", "axis")

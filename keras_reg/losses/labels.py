@@ -80,8 +80,9 @@ def can_be_seen(tensor: Any) -> bool:
     if backend.backend() == "torch":
         import torch
 
-        wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not wrapped
+        if torch.compiler.is_compiling():
+            return False
+        return tensor.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
     return False
 
 
