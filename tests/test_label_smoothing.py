@@ -56,7 +56,7 @@ def expected(target, logits):
     return losses, target.sum(-1, keepdims=True) * softmax(logits, axis=-1) - target
 
 
-def losses_and_gradient(y, logits, upstream=None, dtype="float32", **options):
+def losses_and_gradient(y, logits, upstream=None, dtype="float32", in_graph=False, **options):
     """Unreduced losses, and the gradient of their sum weighted with `upstream`."""
     logits = np.asarray(logits, dtype)
     options = {"from_logits": True, **options}
@@ -67,7 +67,7 @@ def losses_and_gradient(y, logits, upstream=None, dtype="float32", **options):
         loss = label_smoothing_crossentropy(y, z, **options)
         return ops.sum(loss * ops.convert_to_tensor(upstream, dtype=loss.dtype))
 
-    return losses, value_and_gradient(weighted, logits)[1]
+    return losses, value_and_gradient(compiled(weighted) if in_graph else weighted, logits)[1]
 
 
 CASES = {
@@ -110,12 +110,12 @@ def test_losses_and_gradients_are_those_of_the_target_written_out(name, shape):
     right, slope = expected(dense_target(y, shape[-1], **oracle), logits)
     np.testing.assert_allclose(losses, right, rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(gradient, slope * upstream[..., None], rtol=1e-10, atol=1e-12)
-    losses, gradient = losses_and_gradient(y, logits, upstream, **ours)
+    losses, gradient = losses_and_gradient(y, logits, upstream, in_graph=True, **ours)
     np.testing.assert_allclose(losses, right, rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(gradient, slope * upstream[..., None], rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=40)
+@settings(max_examples=18)
 @given(st.sampled_from(SIZES), st.floats(0, 0.99), st.sampled_from([0.1, 3.0, 40.0]), st.integers(0, 999), st.booleans())
 def test_keras_categorical_crossentropy_on_one_hot_labels(shape, e, scale, seed, from_logits):
     rng = np.random.default_rng(seed)
@@ -141,7 +141,7 @@ def test_plain_crossentropy_without_smoothing(from_logits):
     np.testing.assert_allclose(float(own(y, y_pred)), float(theirs(y, y_pred)), rtol=1e-6)
 
 
-@settings(max_examples=25)
+@settings(max_examples=8)
 @given(st.integers(2, 9), st.floats(0, 1), st.integers(0, 999))
 def test_others_is_uniform_with_more_smoothing(classes, share, seed):
     rng = np.random.default_rng(seed)
@@ -365,10 +365,11 @@ def test_shapes_and_axes(name, from_logits):
     for dtype in ("uint8", "int8", "int64"):
         labels.append(y.astype(dtype))
     for label in labels:
-        losses, gradient = losses_and_gradient(label, y_pred, from_logits=from_logits, axis=axis)
-        np.testing.assert_allclose(losses, right, rtol=1e-5)
-        if from_logits:
-            np.testing.assert_allclose(gradient, np.moveaxis(slope, -1, axis), rtol=1e-4, atol=1e-6)
+        losses = label_smoothing_crossentropy(label, y_pred, 0.1, from_logits=from_logits, axis=axis)
+        np.testing.assert_allclose(array(losses), right, rtol=1e-5)
+    for label in (y, one_hot) if from_logits else ():
+        _, gradient = losses_and_gradient(label, y_pred, label_smoothing=0.1, axis=axis)
+        np.testing.assert_allclose(gradient, np.moveaxis(slope, -1, axis), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("compile_it", [False, True])
@@ -447,6 +448,8 @@ class TestPyTorch:
             total = LabelSmoothingCrossentropy(e, from_logits=True, class_weight=weight, reduction="sum", dtype=dtype)(y, z)
             np.testing.assert_allclose(float(total) / weight[y].sum(), float(mean.detach()), rtol=1e-4)
 
+    # The compiler's own warning, where it resumes after a break.
+    @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
     @pytest.mark.parametrize(
         ("options", "in_one_graph"),
         [({}, True), ({"ignore_class": 255}, True), ({"class_weight": [1, 2, 0.5]}, False), ({"prior": [1, 2, 0]}, False)],

@@ -89,12 +89,12 @@ def _tensorflow_few(tf, logits, labels, weight, spread):
     # For few classes writing into single entries takes longer than a dense target, and XLA makes short work of all this.
     classes = logits.shape[-1]
     factor = column(weight) + total(spread, classes)
-    target = tf.where(tf.range(classes) == labels[:, None], like(logits, column(weight)), 0) + like(logits, spread)
+    target = tf.where(tf.range(classes) == labels[:, None], like(logits, column(weight)), like(logits, 0.0)) + like(logits, spread)
     scores = logits - tf.reduce_max(logits, axis=-1, keepdims=True)
     powers = tf.exp(scores)
     norm = tf.reduce_sum(powers, axis=-1, keepdims=True)
     if not np.all(spread):
-        scores = tf.where(target == 0, 0, scores)
+        scores = tf.where(target == 0, tf.zeros_like(scores), scores)
 
     def gradient(upstream):
         return (powers * (factor / norm) - target) * upstream[:, None]
