@@ -26,7 +26,7 @@ def test_docstring_examples(name):
 
 
 def test_every_public_name_is_documented_with_an_example():
-    for namespace in ("losses", "ops", "regularizers", "testing"):
+    for namespace in ("losses", "metrics", "ops", "regularizers", "testing", "visualization"):
         for name, thing in vars(getattr(keras_reg, namespace)).items():
             if inspect.ismodule(thing) or name.startswith("_"):
                 continue

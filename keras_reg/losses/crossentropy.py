@@ -8,6 +8,7 @@ is made from the logits again where it is needed, so that nothing as large as th
 import functools
 from typing import Any
 
+import keras
 import numpy as np
 from keras import KerasTensor, backend, ops
 
@@ -54,6 +55,13 @@ def mixed(scores: Any, labels: Any, weight: Any, spread: float | np.ndarray, *sh
     for shift in shifts:
         rest = rest - mass * shift
     return -weight * label - rest
+
+
+def log_probabilities(y_pred: Any) -> Any:
+    """Logarithms of what is scaled to sum to 1 and clipped, as in Keras's crossentropy."""
+    epsilon = keras.config.epsilon()
+    y_pred = y_pred / ops.sum(y_pred, axis=-1, keepdims=True)
+    return ops.log(ops.clip(y_pred, epsilon, 1 - epsilon))
 
 
 def pick(scores: Any, labels: Any) -> Any:

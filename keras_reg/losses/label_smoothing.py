@@ -7,10 +7,10 @@ import keras
 import numpy as np
 from keras import KerasTensor, ops
 
+from keras_reg._labels import checked_ids, classes_last
 from keras_reg._registration import register
 from keras_reg._validation import boolean, one_of, real_number
-from keras_reg.losses.crossentropy import mixed, smoothed_crossentropy
-from keras_reg.losses.labels import checked_ids, classes_last, log_probabilities
+from keras_reg.losses.crossentropy import log_probabilities, mixed, smoothed_crossentropy
 from keras_reg.ops.dtypes import like, widen
 
 CONVENTIONS = ("uniform", "others")

@@ -1,8 +1,7 @@
-"""Labels and predictions as a crossentropy wants them: checked, class axis last."""
+"""Labels and predictions as losses and metrics want them: checked, class axis last."""
 
 from typing import Any
 
-import keras
 import numpy as np
 from keras import KerasTensor, backend, ops
 
@@ -84,10 +83,3 @@ def can_be_seen(tensor: Any) -> bool:
             return False
         return tensor.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
     return False
-
-
-def log_probabilities(y_pred: Any) -> Any:
-    """Logarithms of what is scaled to sum to 1 and clipped, as in Keras's crossentropy."""
-    epsilon = keras.config.epsilon()
-    y_pred = y_pred / ops.sum(y_pred, axis=-1, keepdims=True)
-    return ops.log(ops.clip(y_pred, epsilon, 1 - epsilon))
