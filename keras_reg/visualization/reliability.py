@@ -34,7 +34,7 @@ def reliability_diagram(y_true: Any, y_pred: Any, num_bins: int = 15, binning: s
     >>> probabilities = np.random.default_rng(0).dirichlet([1, 1, 1], size=200)
     >>> figure = reliability_diagram(np.argmax(probabilities, axis=-1), {"never wrong": probabilities}, num_bins=5)
     >>> figure.axes[0].get_title()
-    'never wrong: ECE 0.325'
+    'never wrong: ECE 0.400'
     """
     from matplotlib.figure import Figure
 
