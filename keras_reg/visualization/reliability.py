@@ -46,7 +46,8 @@ def reliability_diagram(y_true: Any, y_pred: Any, num_bins: int = 15, binning: s
     for (name, predictions), top, bottom in zip(models.items(), *panels, strict=True):
         metric = ExpectedCalibrationError(num_bins, binning, **options)
         metric.update_state(y_true, predictions)
-        weight, confidence, accuracy = ops.convert_to_numpy(metric.bins())[ops.convert_to_numpy(metric.bins())[:, 0] > 0].T
+        bins = ops.convert_to_numpy(metric.bins())
+        weight, confidence, accuracy = bins[bins[:, 0] > 0].T
         draw(top, confidence, accuracy, num_bins)
         error = float(ops.convert_to_numpy(metric.result()))
         top.set_title(f"{name}: ECE {error:.3f}" if name else f"ECE {error:.3f}")
