@@ -30,10 +30,9 @@ def smoothed_crossentropy(logits: Any, labels: Any, weight: float | Any, spread:
     if isinstance(logits, KerasTensor) or isinstance(labels, KerasTensor) or backend.backend() not in forms:
         return mixed(ops.log_softmax(logits), labels, weight, spread)
     classes, shape = logits.shape[-1], ops.shape(labels)
-    if not isinstance(weight, float):
-        weight = ops.reshape(weight, (-1,))
-    if len(labels.shape) == 1:
+    if len(labels.shape) == 1 or backend.backend() == "jax":  # which fuses less across a change of shape
         return forms[backend.backend()](logits, labels, weight, spread)
+    weight = weight if isinstance(weight, float) else ops.reshape(weight, (-1,))
     loss = forms[backend.backend()](ops.reshape(logits, (-1, classes)), ops.reshape(labels, (-1,)), weight, spread)
     return ops.reshape(loss, shape)
 
@@ -79,7 +78,7 @@ def total(spread: float | np.ndarray, classes: int) -> float:
 
 
 def column(weight: float | Any) -> float | Any:
-    return weight if isinstance(weight, float) else weight[:, None]
+    return weight if isinstance(weight, float) or not weight.shape else weight[..., None]
 
 
 def _tensorflow(logits, labels, weight, spread):
@@ -114,12 +113,15 @@ def _tensorflow_many(tf, logits, labels, weight, spread):
     # TensorFlow's softmax is several times as fast as its log-softmax; its largest entry has the logarithm of the sum.
     # Where the gradient takes the same softmax, the graph computes it once.
     top = tf.reduce_max(logits, axis=-1)
-    log_sum = -tf.math.log(tf.reduce_max(tf.nn.softmax(logits), axis=-1))
+    p = tf.nn.softmax(logits)
+    log_sum = -tf.math.log(tf.reduce_max(p, axis=-1))
 
     def gradient(upstream):
-        upstream = upstream[:, None]
+        # Once nobody else reads it, the softmax is written over.
+        with tf.control_dependencies([log_sum]):
+            upstream = tf.identity(upstream)[:, None]
         factor = column(weight) + total(spread, logits.shape[-1])
-        slope = tf.nn.softmax(logits) * (factor * upstream) - like(logits, spread) * upstream
+        slope = p * (factor * upstream) - like(logits, spread) * upstream
         places = tf.stack([tf.range(tf.shape(labels)[0]), labels], axis=1)
         return tf.tensor_scatter_nd_sub(slope, places, weight * upstream[:, 0])
 
@@ -133,16 +135,16 @@ def _jax(logits, labels, weight, spread):
     @jax.custom_jvp
     def loss(logits, labels, weight):
         top = jnp.max(logits, axis=-1)
-        log_sum = jnp.log(jnp.sum(jnp.exp(logits - top[:, None]), axis=-1))
+        log_sum = jnp.log(jnp.sum(jnp.exp(logits - top[..., None]), axis=-1))
         return mixed(logits, labels, weight, spread, top, log_sum)
 
     # A rule for the tangent rather than for the gradient: forward mode stays.
     @loss.defjvp
     def tangent(primals, tangents):
         logits, labels, weight = primals
-        weight, classes = jnp.reshape(weight, (-1, 1)), logits.shape[-1]
+        weight, classes = column(weight), logits.shape[-1]
         slope = (weight + total(spread, classes)) * jax.nn.softmax(logits) - like(logits, spread)
-        slope = slope - jnp.where(jnp.arange(classes) == labels[:, None], weight, 0)
+        slope = slope - jnp.where(jnp.arange(classes) == labels[..., None], weight, 0)
         return loss(*primals), jnp.sum(slope * tangents[0], axis=-1)
 
     return loss(logits, labels, weight)
@@ -174,13 +176,14 @@ def _torch_function():
         def backward(ctx, upstream):
             logits, labels = ctx.saved_tensors
             upstream = upstream[:, None]
-            pull = column(ctx.weight) * upstream
-            factor = pull + total(ctx.spread, logits.shape[-1]) * upstream
-            rest = like(logits, ctx.spread) * upstream
+            factor = (column(ctx.weight) + total(ctx.spread, logits.shape[-1])) * upstream
+            rest = like(logits, ctx.spread) * -upstream
             slope = torch.softmax(logits, dim=-1)
             if torch.is_grad_enabled():  # to be differentiated once more, which forbids to write over what is needed then
-                return (slope * factor - rest).scatter_add(1, labels[:, None], -pull), None, None, None
-            torch.addcmul(-rest, slope, factor, out=slope)
-            return slope.scatter_add_(1, labels[:, None], -pull), None, None, None
+                slope = slope * factor + rest
+                return slope.scatter_add(1, labels[:, None], column(ctx.weight) * -upstream), None, None, None
+            torch.addcmul(rest, slope, factor, out=slope)
+            del factor, rest  # for few classes they are not small beside the gradient
+            return slope.scatter_add_(1, labels[:, None], column(ctx.weight) * -upstream), None, None, None
 
     return SmoothedCrossentropy
