@@ -141,6 +141,20 @@ def test_weights_masks_and_ignored_classes_leave_examples_out():
     assert per_row == pytest.approx(right)
 
 
+@pytest.mark.parametrize("binning", ["equal_width", "equal_mass"])
+def test_a_nan_that_counts_shows(binning):
+    y, _, p = example(40)
+    p[3] = np.nan
+    assert np.isnan(error_of(y, p, binning=binning))
+
+
+def test_equal_mass_divides_evenly_where_it_can():
+    confidence = np.array([0.6, 0.7, 0.8, 0.9], "float32")
+    metric = ExpectedCalibrationError(2, "equal_mass")
+    metric.update_state(np.zeros(4, int), np.stack([confidence, 1 - confidence], axis=-1))
+    np.testing.assert_allclose(ops.convert_to_numpy(metric.bins()), [[2, 0.65, 1], [2, 0.85, 1]], rtol=1e-5)
+
+
 def test_in_a_compiled_model_and_saved_with_it(tmp_path):
     y, z, _ = example(64, 4)
     model = keras.Sequential([keras.Input((4,)), layers.Dense(4, kernel_initializer="identity")])

@@ -91,6 +91,21 @@ def test_configs_are_plain_and_come_back(name):
     np.testing.assert_array_equal(float(again(y, z)), float(loss(y, z)))
 
 
+def test_a_config_holds_every_option():
+    assert LOSSES["all options"]().get_config() == {
+        "label_smoothing": 0.2,
+        "from_logits": True,
+        "ignore_class": 3,
+        "class_weight": [1.0, 2.0, 0.5, 1.0],
+        "prior": [4.0, 3.0, 2.0, 1.0],
+        "convention": "uniform",
+        "axis": 1,
+        "reduction": "sum",
+        "name": "mine",
+        "dtype": "float32",
+    }
+
+
 def test_the_kinds_of_labels_train_alike():
     histories = []
     for y in (Y, Y[:, None].astype("uint8"), Y.astype("float32"), np.eye(4, dtype="float32")[Y]):

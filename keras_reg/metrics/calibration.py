@@ -126,6 +126,8 @@ class ExpectedCalibrationError(keras.metrics.Metric):
             tiny = 1e-30  # a confidence of 1 is in the last cell
             odds = ops.log(confidence + tiny) - ops.log(1 - confidence + tiny)
             place = (odds - low) * (CELLS / (high - low))
+        # A NaN has no place of its own; counted in the first, it shows in the result.
+        place = ops.where(ops.isnan(place), ops.zeros_like(place), place)
         return ops.cast(ops.clip(place, 0, self.sums.shape[0] - 1), "int32")
 
     def bins(self) -> Any:
