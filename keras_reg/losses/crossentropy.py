@@ -1,8 +1,8 @@
 """The closed form of a crossentropy whose target is a weight on one class and a mass spread over all.
 
 `-weight * log p[label] - sum_k spread[k] * log p[k]` with `p = softmax(logits)`, and its gradient
-`(weight + sum(spread)) * p - spread - weight * onehot(label)`: neither needs a one-hot target in memory, and the gradient
-is made from the logits again where it is needed, so that nothing as large as they are is kept in between.
+`(weight + sum(spread)) * p - spread - weight * onehot(label)`: with many classes neither needs a one-hot target in memory. JAX and
+PyTorch make the gradient from the logits again where it is needed; TensorFlow, whose graph would do so at once, keeps the softmax.
 """
 
 import functools
