@@ -97,7 +97,7 @@ def options_of(case, classes, rng):
     return {names.get(name, name): value for name, value in oracle.items()}, oracle
 
 
-@pytest.mark.parametrize("shape", [(3, 3), (7, 5), (2, 3, 4), (6, MANY)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 3), (2, 3, 4), (6, MANY)], ids=str)
 @pytest.mark.parametrize("name", CASES)
 def test_losses_and_gradients_are_those_of_the_target_written_out(name, shape):
     rng = np.random.default_rng(len(name))
@@ -388,18 +388,17 @@ def test_reductions_masks_and_sample_weights(reduction, compile_it):
             set_keras_mask(z, ops.convert_to_tensor(mask))
         return ops.sum(loss(y, z, weight.astype("float32") if weighted else None))
 
-    for masked in (False, True):
-        for weighted in (False, True):
-            counted = (y != -100) & (mask | (not masked))
-            share = counted * (weight if weighted else 1)
-            divisor = {"sum_over_batch_size": counted.sum(), "mean_with_sample_weight": share.sum()}.get(reduction, 1)
+    for masked, weighted in ((False, True), (True, False), (True, True)) if not compile_it else ((True, True),):
+        counted = (y != -100) & (mask | (not masked))
+        share = counted * (weight if weighted else 1)
+        divisor = {"sum_over_batch_size": counted.sum(), "mean_with_sample_weight": share.sum()}.get(reduction, 1)
 
-            def function(z, masked=masked, weighted=weighted):
-                return total(z, masked, weighted)
+        def function(z, masked=masked, weighted=weighted):
+            return total(z, masked, weighted)
 
-            value, gradient = value_and_gradient(compiled(function) if compile_it else function, z.astype("float32"))
-            np.testing.assert_allclose(value, (right * share).sum() / divisor, rtol=1e-5)
-            np.testing.assert_allclose(gradient, slope * share[..., None] / divisor, rtol=1e-4, atol=1e-6)
+        value, gradient = value_and_gradient(compiled(function) if compile_it else function, z.astype("float32"))
+        np.testing.assert_allclose(value, (right * share).sum() / divisor, rtol=1e-5)
+        np.testing.assert_allclose(gradient, slope * share[..., None] / divisor, rtol=1e-4, atol=1e-6)
 
 
 def test_class_weights_scale_within_the_loss_and_the_count_stays():
