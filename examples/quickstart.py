@@ -32,6 +32,7 @@ import numpy as np
 from keras import layers
 from matplotlib.figure import Figure
 
+from keras_reg.callbacks import WeightHistogram
 from keras_reg.optimizers import Proximal
 from keras_reg.regularizers import L0, L1, L2, GroupLasso
 
@@ -187,11 +188,13 @@ def train(name: str, data: tuple[np.ndarray, ...], epochs: int, seed: int, outpu
     logs = output / "logs" / name
     for stale in logs.rglob("events.out.tfevents.*"):
         stale.unlink()
-    board = keras.callbacks.TensorBoard(logs, histogram_freq=math.ceil(epochs / 10), write_graph=False)
+    every = math.ceil(epochs / 10)
+    # Beside each other: Keras's for the losses and accuracies, ours for the weights.
+    boards = [keras.callbacks.TensorBoard(logs, write_graph=False), WeightHistogram(logs, freq=f"{every} epochs")]
     keras.utils.set_random_seed(seed)
     model = build(x_train.shape[1], int(np.max(y_train)) + 1, RUNS[name], epochs * math.ceil(len(x_train) / BATCH_SIZE))
     fit = {"batch_size": BATCH_SIZE, "epochs": epochs, "verbose": 0, "validation_data": (x_test, y_test)}
-    history = model.fit(x_train, y_train, callbacks=[Progress(name), board], **fit)
+    history = model.fit(x_train, y_train, callbacks=[*boards, Progress(name)], **fit)
     path = output / f"{name}.keras"
     model.save(path)
     kernels = [keras.ops.convert_to_numpy(layer.kernel) for layer in model.layers]

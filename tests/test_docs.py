@@ -26,7 +26,7 @@ def test_docstring_examples(name):
 
 
 def test_every_public_name_is_documented_with_an_example():
-    for namespace in ("callbacks", "models", "ops", "regularizers", "testing", "visualization"):
+    for namespace in ("callbacks", "losses", "metrics", "models", "ops", "optimizers", "regularizers", "testing", "visualization"):
         for name, thing in vars(getattr(keras_reg, namespace)).items():
             if inspect.ismodule(thing) or name.startswith("_"):
                 continue

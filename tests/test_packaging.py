@@ -24,7 +24,7 @@ ALWAYS = {"keras", "keras_reg", "numpy", *sys.stdlib_module_names}
 WHERE_USED = {"jax", "matplotlib", "rich", "scipy", "sklearn", "tensorboard", "tensorflow", "torch"}
 """What it may import inside a function as well."""
 FLOORS = (
-    {"_registration", "_validation", "_version"},
+    {"_labels", "_registration", "_validation", "_version"},
     {"ops"},
     {"regularizers"},
     {"callbacks", "layers", "losses", "metrics", "optimizers", "testing"},

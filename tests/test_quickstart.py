@@ -120,10 +120,10 @@ def test_tensorboard_logs_are_readable(demo, name):
     from tensorboard.util import tensor_util
 
     printed, output = demo
-    events = {part: EventAccumulator(str(output / "logs" / name / part)).Reload() for part in ("train", "validation")}
-    histograms = [tag for tag in events["train"].Tags()["tensors"] if tag.endswith("kernel/histogram")]
+    events = {part: EventAccumulator(str(output / "logs" / name / part)).Reload() for part in ("train", "validation", "weights")}
+    histograms = [tag for tag in events["weights"].Tags()["tensors"] if tag.endswith("/kernel")]
     assert len(histograms) == 3
-    assert all(len(events["train"].Tensors(tag)) == EPOCHS for tag in histograms)
+    assert all(len(events["weights"].Tensors(tag)) == EPOCHS + 1 for tag in histograms)  # the weights at the start too
     logged = tensor_util.make_ndarray(events["validation"].Tensors("epoch_accuracy")[-1].tensor_proto)
     assert float(logged) == pytest.approx(rows_of(printed)[name]["accuracy"], abs=5.1e-5)
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from keras import backend, ops
 
 from keras_reg._validation import floating_tensor
@@ -18,8 +19,8 @@ def widen(x: Any, name: str = "x") -> tuple[Any, str]:
 
 
 def like(x: Any, number: Any) -> Any:
-    """A number or tensor in the dtype of `x`; a Python number does not pass through float32 on the way."""
-    if isinstance(number, (int, float)):
+    """A number or tensor in the dtype of `x`; what is of Python or NumPy does not pass through float32 on the way."""
+    if isinstance(number, (int, float, np.ndarray)):
         return ops.convert_to_tensor(number, dtype=x.dtype)
     return ops.cast(number, x.dtype)
 

@@ -1,0 +1,85 @@
+"""Labels and predictions as losses and metrics want them: checked, class axis last."""
+
+from typing import Any
+
+import numpy as np
+from keras import KerasTensor, backend, ops
+
+
+def classes_last(y_true: Any, y_pred: Any, axis: int, one_class_is_labels: bool) -> tuple[Any, Any, bool]:
+    """Both with the class axis last, labels without one; and whether `y_true` holds targets rather than class ids."""
+    true, pred = tuple(y_true.shape), tuple(y_pred.shape)
+    if not -len(pred) <= axis < len(pred):
+        raise ValueError(f"Argument `axis` must name an axis of `y_pred`. Received: axis={axis} and y_pred of shape {pred}")
+    axis %= len(pred)
+    if not pred[axis]:
+        raise ValueError(f"Argument `y_pred` must have a known number of classes on axis {axis}. Received: y_pred of shape {pred}")
+    positions = pred[:axis] + pred[axis + 1 :]
+    dense = fits(true, pred) and not (pred[axis] == 1 and one_class_is_labels)
+    if not dense:
+        if len(true) == len(pred) and true[axis] == 1:
+            y_true = ops.squeeze(y_true, axis)
+        elif len(true) == len(pred) and true[-1] == 1:  # class ids with an axis at the end, where Keras's layers put it
+            y_true = ops.squeeze(y_true, -1)
+        if not fits(tuple(y_true.shape), positions):
+            raise ValueError(
+                f"Argument `y_true` must hold class ids, of shape {positions} or with one axis of length 1 more, or targets of shape "
+                f"{pred}. Received: y_true of shape {true}"
+            )
+    elif axis != len(pred) - 1:
+        y_true = ops.moveaxis(y_true, axis, -1)
+    return y_true, (y_pred if axis == len(pred) - 1 else ops.moveaxis(y_pred, axis, -1)), dense
+
+
+def fits(shape: tuple, expected: tuple) -> bool:
+    return len(shape) == len(expected) and all(None in pair or pair[0] == pair[1] for pair in zip(shape, expected, strict=True))
+
+
+def checked_ids(y_true: Any, classes: int, ignore_class: int | None) -> tuple[Any, Any, Any]:
+    """Class ids that can be looked up; which of them exist (or are ignored); which count. `None` where all are known to."""
+    counted = None if ignore_class is None else ops.not_equal(y_true, ignore_class)
+    usable = exists = None
+    if can_be_seen(y_true):
+        check_values(ops.convert_to_numpy(y_true), classes, ignore_class)
+        usable = counted
+    else:
+        usable = exists = (y_true >= 0) & (y_true < classes)
+        if counted is not None:
+            usable, exists = exists & counted, exists | ops.logical_not(counted)
+    labels = y_true if usable is None else ops.where(usable, y_true, ops.zeros_like(y_true))
+    return ops.cast(labels, "int32"), exists, counted
+
+
+def check_values(ids: np.ndarray, classes: int, ignore_class: int | None) -> None:
+    fits = (ids >= 0) & (ids < classes)
+    if ids.dtype.kind == "f":
+        fits &= ids == np.floor(ids)
+    if ignore_class is not None:
+        fits |= ids == ignore_class
+    if not fits.all():
+        ignoring = "" if ignore_class is None else f", or be ignore_class={ignore_class}"
+        raise ValueError(
+            f"Argument `y_true` must hold whole numbers from 0 to {classes - 1}, as y_pred has {classes} classes{ignoring}. "
+            f"Received: {ids[~fits].flat[0]}, and {int(np.sum(~fits))} of {ids.size} labels like it"
+        )
+
+
+def can_be_seen(tensor: Any) -> bool:
+    """Whether reading the values costs no more than a look: no symbol, no tracer, nothing to fetch from an accelerator."""
+    if isinstance(tensor, KerasTensor):
+        return False
+    if backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.is_tensor(tensor) and not tf.is_symbolic_tensor(tensor) and "GPU" not in tensor.device
+    if backend.backend() == "jax":
+        import jax
+
+        return not isinstance(tensor, jax.core.Tracer) and all(device.platform == "cpu" for device in tensor.devices())
+    if backend.backend() == "torch":
+        import torch
+
+        if torch.compiler.is_compiling():
+            return False
+        return tensor.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return False

@@ -1,0 +1,151 @@
+"""How far the confidence of a classifier is from how often it is right."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import KerasTensor, ops
+
+from keras_reg._labels import checked_ids, classes_last
+from keras_reg._registration import register
+from keras_reg._validation import boolean, one_of
+from keras_reg.ops.dtypes import widen
+
+BINNINGS = ("equal_width", "equal_mass")
+CELLS = 2048
+LOG_ODDS = (-12.0, 17.0)
+"""Bins of equal mass are put together from cells on the scale of log-odds: as fine near 1, where confidences crowd, as elsewhere."""
+
+
+@register
+class ExpectedCalibrationError(keras.metrics.Metric):
+    """Expected calibration error: the mean distance between confidence and accuracy over bins of confidence.
+
+    `sum_b (n_b / n) * |accuracy_b - confidence_b|`: examples are put in bins by the probability of their predicted class; in each the
+    mean probability is compared with the share of right predictions. Computed in one pass over batches of any size.
+
+    Args:
+        num_bins: Number of bins.
+        binning: `"equal_width"`: bins divide [0, 1] evenly. `"equal_mass"`: each holds about the same weight of examples, which wastes
+            none where nobody is; their edges are chosen among those of 2,048 cells, fine enough to move the error by less than 0.001
+            unless many confidences are alike.
+        from_logits: Whether `y_pred` holds logits rather than probabilities, which are scaled to sum to 1.
+        ignore_class: A class id, of a class or not. Examples with this label do not count.
+        axis: The class axis of `y_pred`.
+        name: As for every Keras metric.
+        dtype: As for every Keras metric; half precision is widened to float32.
+
+    Labels are class ids of shape `(...)` or with one more axis of length 1, or one-hot or soft targets of the shape of `y_pred`, whose
+    largest entry counts. `sample_weight` holds one weight for each label (or broadcasts). Masks of Keras's layers are respected.
+
+    Example:
+
+    >>> import keras_reg
+    >>> error = keras_reg.metrics.ExpectedCalibrationError(num_bins=10)
+    >>> error.update_state([0, 1, 1, 1], [[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.2, 0.8]])
+    >>> round(float(error.result()), 4)
+    0.3
+
+    Half of the examples have confidence 0.9 and accuracy 0.5, the others confidence 0.8 and accuracy 1: 0.5 * 0.4 + 0.5 * 0.2.
+
+    Reference: [Guo et al., 2017](https://arxiv.org/abs/1706.04599).
+    """
+
+    def __init__(
+        self,
+        num_bins: int = 15,
+        binning: str = "equal_width",
+        from_logits: bool = False,
+        ignore_class: int | None = None,
+        axis: int = -1,
+        name: str | None = "expected_calibration_error",
+        dtype: Any = None,
+    ):
+        super().__init__(name=name, dtype=dtype)
+        if isinstance(num_bins, bool) or not isinstance(num_bins, (int, np.integer)) or num_bins < 1:
+            raise ValueError(f"Argument `num_bins` must be a whole number of at least 1. Received: num_bins={num_bins!r}")
+        for value, argument in ((ignore_class, "ignore_class"), (axis, "axis")):
+            if not (value is None and argument == "ignore_class") and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
+                raise TypeError(f"Argument `{argument}` must be a whole number. Received: {argument}={value!r}")
+        self.num_bins = int(num_bins)
+        self.binning = one_of(binning, BINNINGS, "binning")
+        self.from_logits = boolean(from_logits, "from_logits")
+        self.ignore_class = None if ignore_class is None else int(ignore_class)
+        self.axis = int(axis)
+        cells = self.num_bins if binning == "equal_width" else CELLS
+        wide = "float64" if self.dtype == "float64" else "float32"
+        # Of each cell: its weight, and weighted by it the confidence and the number of right predictions.
+        self.sums = self.add_variable((cells, 3), initializer="zeros", dtype=wide, name="sums")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Count a batch."""
+        from keras.src.backend import get_keras_mask  # has no public name
+
+        mask = get_keras_mask(y_pred)
+        y_pred, _ = widen(y_pred, "y_pred")
+        y_true = y_true if isinstance(y_true, KerasTensor) else ops.convert_to_tensor(y_true)
+        y_true, y_pred, dense = classes_last(y_true, y_pred, self.axis, one_class_is_labels=True)
+        classes = y_pred.shape[-1]
+        if classes < 2:
+            raise ValueError(f"Argument `y_pred` must have at least 2 classes on axis {self.axis}. Received: {classes}")
+        labels = ops.argmax(y_true, axis=-1) if dense else y_true
+        labels, exists, counted = checked_ids(labels, classes, self.ignore_class)
+        scores = ops.softmax(y_pred) if self.from_logits else y_pred / ops.sum(y_pred, axis=-1, keepdims=True)
+        confidence = ops.cast(ops.max(scores, axis=-1), self.sums.dtype)
+        right = ops.cast(ops.equal(ops.cast(ops.argmax(y_pred, axis=-1), labels.dtype), labels), self.sums.dtype)
+
+        weight = ops.ones_like(confidence)
+        if exists is not None:
+            # A label that cannot be right is no label: without a value to see it is known here only by a NaN.
+            weight = ops.where(exists, weight, ops.full_like(weight, float("nan")))
+        for factor in (counted, mask, sample_weight):
+            if factor is not None:
+                weight = weight * self.like_positions(ops.cast(factor, weight.dtype), weight)
+        # Whatever stands where nothing counts, a NaN as well, leaves no trace.
+        confidence = ops.where(ops.equal(weight, 0), ops.zeros_like(confidence), confidence)
+        values = ops.stack([ops.reshape(value, (-1,)) for value in (weight, weight * confidence, weight * right)], axis=-1)
+        cell = ops.reshape(self.cell(confidence), (-1,))
+        self.sums.assign_add(ops.segment_sum(values, cell, num_segments=self.sums.shape[0]))
+
+    def like_positions(self, factor: Any, positions: Any) -> Any:
+        """Weights with one more axis of length 1, or with fewer axes, as Keras takes them."""
+        if len(factor.shape) == len(positions.shape) + 1 and factor.shape[-1] == 1:
+            factor = ops.squeeze(factor, -1)
+        if len(factor.shape) > len(positions.shape):
+            raise ValueError(
+                "Argument `sample_weight` must have one weight for each label. Received: sample_weight of shape "
+                f"{tuple(factor.shape)} and labels of shape {tuple(positions.shape)}"
+            )
+        return ops.reshape(factor, (*ops.shape(factor), *(1,) * (len(positions.shape) - len(factor.shape))))
+
+    def cell(self, confidence: Any) -> Any:
+        if self.binning == "equal_width":
+            place = confidence * self.num_bins
+        else:
+            low, high = LOG_ODDS
+            tiny = 1e-30  # a confidence of 1 is in the last cell
+            odds = ops.log(confidence + tiny) - ops.log(1 - confidence + tiny)
+            place = (odds - low) * (CELLS / (high - low))
+        # A NaN has no place of its own; counted in the first, it shows in the result.
+        place = ops.where(ops.isnan(place), ops.zeros_like(place), place)
+        return ops.cast(ops.clip(place, 0, self.sums.shape[0] - 1), "int32")
+
+    def bins(self) -> Any:
+        """`(num_bins, 3)`: of each bin its weight, mean confidence and accuracy; zeros where a bin is empty."""
+        sums = ops.convert_to_tensor(self.sums)
+        if self.binning == "equal_mass":
+            upto = ops.cumsum(sums[:, 0])
+            middle = upto - sums[:, 0] / 2
+            place = ops.divide_no_nan(middle, upto[-1]) * self.num_bins
+            sums = ops.segment_sum(sums, ops.cast(ops.clip(place, 0, self.num_bins - 1), "int32"), num_segments=self.num_bins)
+        weight = sums[:, :1]
+        return ops.concatenate([weight, ops.divide_no_nan(sums[:, 1:], weight)], axis=-1)
+
+    def result(self) -> Any:
+        """The error of what was counted; 0 of nothing."""
+        weight, confidence, accuracy = ops.unstack(self.bins(), 3, axis=-1)
+        return ops.divide_no_nan(ops.sum(weight * ops.absolute(accuracy - confidence)), ops.sum(weight))
+
+    def get_config(self) -> dict:
+        names = ("num_bins", "binning", "from_logits", "ignore_class", "axis")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -1,0 +1,231 @@
+"""The calibration error against loops over the bins and scikit-learn, and the diagram that shows it."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import layers, ops
+from keras.src.backend import set_keras_mask  # as a layer does to its outputs
+from matplotlib.figure import Figure
+from scipy.special import softmax
+from sklearn.calibration import calibration_curve
+
+from keras_reg.metrics import ExpectedCalibrationError
+from keras_reg.testing.autodiff import compiled
+from keras_reg.visualization import reliability_diagram
+
+
+def example(count=600, classes=5, seed=0):
+    rng = np.random.default_rng(seed)
+    logits = 2 * rng.normal(size=(count, classes))
+    wrong = rng.random(count) < 0.4
+    y = np.where(wrong, rng.integers(0, classes, count), logits.argmax(-1))
+    return y, logits.astype("float32"), softmax(logits, axis=-1).astype("float32")
+
+
+def by_hand(y, p, num_bins, weight=None):
+    """The definition, in loops."""
+    weight = np.ones(len(y)) if weight is None else weight
+    error = 0.0
+    for b in range(num_bins):
+        inside = [i for i in range(len(y)) if min(int(p[i].max() * num_bins), num_bins - 1) == b]
+        mass = sum(weight[i] for i in inside)
+        if mass:
+            accuracy = sum(weight[i] * (p[i].argmax() == y[i]) for i in inside) / mass
+            error += mass * abs(accuracy - sum(weight[i] * p[i].max() for i in inside) / mass)
+    return error / weight.sum()
+
+
+def value(metric):
+    return float(ops.convert_to_numpy(metric.result()))
+
+
+def error_of(y, p, weight=None, **options):
+    metric = ExpectedCalibrationError(**options)
+    metric.update_state(y, p, weight)
+    return value(metric)
+
+
+@settings(max_examples=12)
+@given(st.integers(1, 20), st.integers(0, 99), st.booleans())
+def test_equal_width_is_the_definition(num_bins, seed, weighted):
+    y, z, p = example(60, 4, seed)
+    weight = np.random.default_rng(seed).uniform(0, 2, 60).astype("float32") if weighted else None
+    right = by_hand(y, p.astype("float64"), num_bins, weight)
+    np.testing.assert_allclose(error_of(y, p, weight, num_bins=num_bins), right, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(error_of(y, z, weight, num_bins=num_bins, from_logits=True), right, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("binning", "strategy", "tolerance"), [("equal_width", "uniform", 1e-6), ("equal_mass", "quantile", 0.03)])
+def test_bins_are_those_of_scikit_learn(binning, strategy, tolerance):
+    y, _, p = example(5000)
+    metric = ExpectedCalibrationError(10, binning)
+    metric.update_state(y, p)
+    weight, confidence, accuracy = ops.convert_to_numpy(metric.bins()).T
+    right, predicted = calibration_curve(p.argmax(-1) == y, p.max(-1), n_bins=10, strategy=strategy)
+    np.testing.assert_allclose(confidence[weight > 0], predicted, atol=tolerance)
+    np.testing.assert_allclose(accuracy[weight > 0], right, atol=tolerance)
+    assert weight.sum() == 5000
+    if binning == "equal_mass":
+        assert np.all(np.abs(weight - 500) < 30)
+        sizes = np.full(10, 500)
+        theirs = np.sum(sizes * np.abs(right - predicted)) / 5000
+        assert abs(value(metric) - theirs) < 0.003
+
+
+def test_equal_mass_where_all_are_nearly_sure():
+    """15 bins of equal width would put all in one and see nothing of it."""
+    rng = np.random.default_rng(0)
+    doubt = 10 ** rng.uniform(-6, -1.3, 20_000)
+    p = np.stack([1 - doubt, doubt], axis=-1)
+    y = (rng.random(20_000) < np.where(doubt < 1e-3, 0.3, 0.0)).astype(int)  # wrong exactly where surest
+    equal_mass, equal_width = (error_of(y, p.astype("float32"), binning=b) for b in ("equal_mass", "equal_width"))
+    order = np.argsort(doubt)
+    parts = np.array_split(order, 15)
+    exact = sum(len(k) * abs(np.mean(y[k] == 0) - np.mean(1 - doubt[k])) for k in parts) / len(order)
+    assert abs(equal_mass - exact) < 0.002
+    assert equal_width < exact - 0.005
+
+
+@pytest.mark.parametrize("binning", ["equal_width", "equal_mass"])
+def test_batches_of_any_size_count_the_same(binning):
+    y, _, p = example()
+    whole, parts = ExpectedCalibrationError(binning=binning), ExpectedCalibrationError(binning=binning)
+    whole.update_state(y, p)
+    for part in np.array_split(np.arange(len(y)), [1, 40, 333]):
+        parts.update_state(y[part], p[part])
+    np.testing.assert_allclose(value(parts), value(whole), rtol=1e-5)
+    parts.reset_state()
+    assert value(parts) == 0
+
+
+@pytest.mark.parametrize("binning", ["equal_width", "equal_mass"])
+def test_calibrated_predictions_have_none_and_sure_wrong_ones_all(binning):
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(3), 200_000).astype("float32")
+    y = (rng.random((len(p), 1)) > np.cumsum(p, axis=-1)).sum(-1).clip(0, 2)
+    assert error_of(y, p, binning=binning) < 0.005
+    sure = np.tile(np.array([[1.0, 0.0]], "float32"), (9, 1))
+    assert error_of(np.ones(9, int), sure, binning=binning) == 1
+    assert error_of(np.zeros(9, int), sure, binning=binning) == 0
+
+
+def test_the_kinds_of_labels_and_axes_agree():
+    y, _, p = example(24, 4)
+    right = error_of(y, p)
+    one_hot = np.eye(4, dtype="float32")[y]
+    for labels in (y[:, None], y.astype("uint8"), y.astype("float32"), one_hot, 0.8 * one_hot + 0.05):
+        assert error_of(labels, p) == right
+    image, predicted = y.reshape(2, 3, 4), p.reshape(2, 3, 4, 4)
+    assert error_of(image, predicted) == pytest.approx(right)
+    assert error_of(image[..., None], predicted) == pytest.approx(right)
+    assert error_of(image, np.moveaxis(predicted, -1, 1), axis=1) == pytest.approx(right)
+
+
+def test_weights_masks_and_ignored_classes_leave_examples_out():
+    y, _, p = example(40)
+    left = np.arange(40) >= 10
+    right = error_of(y[left], p[left])
+    odd = p.copy()
+    odd[~left] = np.nan
+    assert error_of(y, odd, left.astype("float32")) == pytest.approx(right)
+    assert error_of(np.where(left, y, -1), odd, ignore_class=-1) == pytest.approx(right)
+    assert error_of(y, p, left[:, None].astype("float32")) == pytest.approx(right)
+    masked = ops.convert_to_tensor(odd)
+    set_keras_mask(masked, ops.convert_to_tensor(left))
+    assert error_of(y, masked) == pytest.approx(right)
+    per_row = error_of(y.reshape(4, 10), p.reshape(4, 10, 5), np.array([0, 1, 1, 1], "float32"))
+    assert per_row == pytest.approx(right)
+
+
+@pytest.mark.parametrize("binning", ["equal_width", "equal_mass"])
+def test_a_nan_that_counts_shows(binning):
+    y, _, p = example(40)
+    p[3] = np.nan
+    assert np.isnan(error_of(y, p, binning=binning))
+
+
+def test_equal_mass_divides_evenly_where_it_can():
+    confidence = np.array([0.6, 0.7, 0.8, 0.9], "float32")
+    metric = ExpectedCalibrationError(2, "equal_mass")
+    metric.update_state(np.zeros(4, int), np.stack([confidence, 1 - confidence], axis=-1))
+    np.testing.assert_allclose(ops.convert_to_numpy(metric.bins()), [[2, 0.65, 1], [2, 0.85, 1]], rtol=1e-5)
+
+
+def test_in_a_compiled_model_and_saved_with_it(tmp_path):
+    y, z, _ = example(64, 4)
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(4, kernel_initializer="identity")])
+    metrics = [ExpectedCalibrationError(from_logits=True), ExpectedCalibrationError(9, "equal_mass", True, name="mass")]
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=metrics)
+    found = model.evaluate(z, y, batch_size=10, verbose=0, return_dict=True)
+    for metric in metrics:
+        again = type(metric).from_config(json.loads(json.dumps(metric.get_config())))
+        again.update_state(y, z)
+        assert found[metric.name] == pytest.approx(value(again), rel=1e-5)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.evaluate(z, y, batch_size=10, verbose=0, return_dict=True) == pytest.approx(found, rel=1e-5)
+
+
+def test_half_precision_is_counted_in_float32():
+    y, z, _ = example(3000, 4)
+    half = ops.cast(ops.convert_to_tensor(z), "bfloat16")
+    right = error_of(y, ops.convert_to_numpy(ops.cast(half, "float32")), from_logits=True)
+    metric = ExpectedCalibrationError(from_logits=True, dtype="bfloat16")
+    metric.update_state(y, half)
+    assert value(metric) == pytest.approx(right)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="elsewhere a metric's update is compiled as part of a model only")
+def test_a_label_out_of_range_is_nan_where_it_cannot_be_seen():
+    metric = ExpectedCalibrationError()
+    compiled(lambda y: metric.update_state(y, np.full((2, 3), 1 / 3, "float32")))(ops.convert_to_tensor([0, 7]))
+    assert np.isnan(value(metric))
+
+
+P = np.full((4, 3), 1 / 3, "float32")
+BAD = {
+    "no bins": (lambda: ExpectedCalibrationError(0), ValueError, "`num_bins` must be a whole number of at least 1. Received: num_bins=0"),
+    "half a bin": (lambda: ExpectedCalibrationError(1.5), ValueError, "`num_bins` must be a whole number"),
+    "binning": (lambda: ExpectedCalibrationError(binning="mass"), ValueError, "`binning` must be one of 'equal_width', 'equal_mass'"),
+    "logits": (lambda: ExpectedCalibrationError(from_logits=1), TypeError, "`from_logits` must be True or False"),
+    "ignore": (lambda: ExpectedCalibrationError(ignore_class="x"), TypeError, "`ignore_class` must be a whole number"),
+    "axis": (lambda: ExpectedCalibrationError(axis=None), TypeError, "`axis` must be a whole number"),
+    "label": (lambda: error_of([0, 1, 2, 3], P), ValueError, "`y_true` must hold whole numbers from 0 to 2.*Received: 3"),
+    "shape": (lambda: error_of([0, 1], P), ValueError, "`y_true` must hold class ids, of shape"),
+    "one class": (lambda: error_of([0], P[:1, :1]), ValueError, "`y_pred` must have at least 2 classes on axis -1. Received: 1"),
+    "weight": (lambda: error_of([0] * 4, P, P), ValueError, "`sample_weight` must have one weight for each label"),
+    "no model": (lambda: reliability_diagram([0], {}), ValueError, "`y_pred` must hold the predictions of at least one model"),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "message"), BAD.values(), ids=BAD)
+def test_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_diagram_shows_the_bins(tmp_path):
+    y, z, p = example()
+    figure = reliability_diagram(y, {"first": p, "second": softmax(z / 3, axis=-1)}, num_bins=10)
+    assert isinstance(figure, Figure)
+    top, second, bottom, _ = figure.axes
+    metric = ExpectedCalibrationError(10)
+    metric.update_state(y, p)
+    bins = ops.convert_to_numpy(metric.bins())
+    weight, confidence, accuracy = bins[bins[:, 0] > 0].T
+    bars, gaps = top.containers
+    np.testing.assert_allclose([bar.get_x() + bar.get_width() / 2 for bar in bars], confidence, rtol=1e-6)
+    np.testing.assert_allclose([bar.get_height() for bar in bars], accuracy, rtol=1e-6)
+    np.testing.assert_allclose([bar.get_y() + bar.get_height() for bar in gaps], confidence, rtol=1e-6)
+    np.testing.assert_allclose([bar.get_height() for bar in bottom.containers[0]], weight / weight.sum(), rtol=1e-6)
+    assert top.get_title() == f"first: ECE {value(metric):.3f}"
+    assert second.get_title() != top.get_title()
+    assert {axes.get_xlabel() or axes.get_ylabel() for axes in figure.axes} == {"accuracy", "confidence", ""}
+    figure.savefig(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 5000
+    alone = reliability_diagram(y, z, from_logits=True, binning="equal_mass")
+    assert alone.axes[0].get_title().startswith("ECE 0.")
