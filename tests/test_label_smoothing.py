@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from keras import ops
 from keras.src.backend import set_keras_mask  # as a layer does to its outputs
 from scipy.special import log_softmax, softmax
+from scipy.stats import entropy as scipy_entropy
 
 from keras_reg.losses import LabelSmoothingCrossentropy, label_smoothing_crossentropy
 from keras_reg.losses.crossentropy import FEW_CLASSES
@@ -587,3 +588,28 @@ def test_labels_and_predictions_are_refused(y, z, options, message):
 def test_predictions_that_are_integers_are_refused():
     with pytest.raises(TypeError, match=r"`y_pred` must have a real floating-point dtype.*int"):
         label_smoothing_crossentropy([0], np.zeros((1, 3), "int32"))
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_confidence_penalty_takes_the_entropy_off(dense):
+    y, logits = np.array([0, 2, 1, 3]), np.random.default_rng(0).normal(scale=3, size=(4, 4))
+    target = dense_target(y, 4, 0.1)
+    losses, gradient = expected(target, logits)
+    p, scores = softmax(logits, axis=-1), log_softmax(logits, axis=-1)
+    entropy = scipy_entropy(p, axis=-1)
+    options = {"label_smoothing": 0.0 if dense else 0.1, "confidence_penalty": 0.3}
+    found, slope = losses_and_gradient(target.astype("float32") if dense else y, logits, **options)
+    np.testing.assert_allclose(found, losses - 0.3 * entropy, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(slope, gradient + 0.3 * p * (scores + entropy[:, None]), rtol=1e-4, atol=1e-6)
+    from_probabilities = array(label_smoothing_crossentropy(y, p.astype("float32"), label_smoothing=0.1, confidence_penalty=0.3))
+    np.testing.assert_allclose(from_probabilities, losses - 0.3 * entropy, rtol=1e-4, atol=1e-5)
+
+
+def test_the_confidence_penalty_of_impossible_classes_and_ignored_positions():
+    logits = np.array([[0.0, -np.inf, 0.0], [5.0, 1.0, 0.0]])
+    found, slope = losses_and_gradient(np.array([0, 9]), logits, label_smoothing=0.0, confidence_penalty=1.0, ignore_class=9)
+    np.testing.assert_allclose(found, [0, 0], atol=1e-6)  # log 2 of loss less log 2 of entropy
+    np.testing.assert_array_equal(slope[1], 0)
+    assert np.all(np.isfinite(slope))
+    with pytest.raises(ValueError, match="`confidence_penalty` must be at least 0"):
+        LabelSmoothingCrossentropy(confidence_penalty=-0.1)

@@ -9,7 +9,7 @@ from keras import KerasTensor, ops
 
 from keras_reg._labels import checked_ids, classes_last
 from keras_reg._registration import register
-from keras_reg._validation import boolean, one_of, real_number
+from keras_reg._validation import boolean, non_negative, one_of, real_number
 from keras_reg.losses.crossentropy import log_probabilities, mixed, smoothed_crossentropy
 from keras_reg.ops.dtypes import like, widen
 
@@ -26,6 +26,7 @@ def label_smoothing_crossentropy(
     prior: Sequence[float] | None = None,
     convention: str = "uniform",
     axis: int = -1,
+    confidence_penalty: float = 0.0,
 ) -> Any:
     """Crossentropy with smoothed labels at every position.
 
@@ -43,10 +44,11 @@ def label_smoothing_crossentropy(
     [0.3729, 1.0986]
     """
     label_smoothing, prior, class_weight = checked(label_smoothing, from_logits, ignore_class, class_weight, prior, convention)
-    return losses_of(y_true, y_pred, label_smoothing, from_logits, ignore_class, class_weight, prior, convention, axis)
+    confidence_penalty = non_negative(confidence_penalty, "confidence_penalty")
+    return losses_of(y_true, y_pred, label_smoothing, from_logits, ignore_class, class_weight, prior, convention, axis, confidence_penalty)
 
 
-def losses_of(y_true, y_pred, label_smoothing, from_logits, ignore_class, class_weight, prior, convention, axis) -> Any:
+def losses_of(y_true, y_pred, label_smoothing, from_logits, ignore_class, class_weight, prior, convention, axis, confidence_penalty) -> Any:
     """`label_smoothing_crossentropy`, with arguments that are known to be right."""
     y_pred, dtype = widen(y_pred, "y_pred")
     y_true = y_true if isinstance(y_true, KerasTensor) else ops.convert_to_tensor(y_true)
@@ -63,7 +65,8 @@ def losses_of(y_true, y_pred, label_smoothing, from_logits, ignore_class, class_
         scores = ops.log_softmax(y_pred) if from_logits else log_probabilities(y_pred)
         # A class without mass may have no probability at all.
         scores = ops.where(ops.equal(target, 0) & ops.isinf(scores), ops.zeros_like(scores), scores)
-        return ops.cast(-ops.sum(target * scores, axis=-1), dtype)
+        loss = -ops.sum(target * scores, axis=-1)
+        return ops.cast(loss + confidence_penalty * negative_entropy(y_pred, from_logits) if confidence_penalty else loss, dtype)
 
     labels, exists, counted = checked_ids(y_true, y_pred.shape[-1], ignore_class)
     weight = kept if class_weight is None else kept * ops.take(like(y_pred, class_weight), labels)
@@ -76,7 +79,17 @@ def losses_of(y_true, y_pred, label_smoothing, from_logits, ignore_class, class_
         loss = smoothed_crossentropy(y_pred, labels, weight, spread)
     else:
         loss = mixed(log_probabilities(y_pred), labels, weight, spread)
+    if confidence_penalty:
+        loss = loss + confidence_penalty * negative_entropy(y_pred, from_logits)
     return ops.cast(loss if counted is None else ops.where(counted, loss, ops.zeros_like(loss)), dtype)
+
+
+def negative_entropy(y_pred: Any, from_logits: bool) -> Any:
+    """`sum_k p[k] * log p[k]`, to which a class of no probability adds nothing."""
+    scores = ops.log_softmax(y_pred) if from_logits else log_probabilities(y_pred)
+    impossible = ops.isinf(scores)
+    scores = ops.where(impossible, ops.zeros_like(scores), scores)
+    return ops.sum(ops.where(impossible, ops.zeros_like(scores), ops.exp(scores)) * scores, axis=-1)
 
 
 def checked(label_smoothing, from_logits, ignore_class, class_weight, prior, convention):
@@ -165,6 +178,9 @@ class LabelSmoothingCrossentropy(keras.losses.Loss):
         prior: What to smooth towards: a distribution over the classes, or counts, which are scaled to sum to 1. Default: uniform.
         convention: `"uniform"` or `"others"`.
         axis: The class axis of `y_pred`, and of targets of its shape.
+        confidence_penalty: How many times the entropy of the predictions is taken off each loss: confident predictions, of low entropy,
+            pay more. With `label_smoothing=0` this is the confidence penalty of Pereyra et al., which pulls towards the uniform
+            distribution as label smoothing does, by the reverse divergence. Defaults to 0.
         reduction: As for every Keras loss.
         name: As for every Keras loss.
         dtype: As for every Keras loss; half precision is widened to float32, as it has no room for large class ids.
@@ -185,7 +201,8 @@ class LabelSmoothingCrossentropy(keras.losses.Loss):
     >>> bool(abs(others([0, 2], logits) - LabelSmoothingCrossentropy(0.0, from_logits=True)(targets, logits)) < 1e-6)
     True
 
-    Reference: [Szegedy et al., 2016](https://arxiv.org/abs/1512.00567).
+    References: [Szegedy et al., 2016](https://arxiv.org/abs/1512.00567),
+    [Pereyra et al., 2017](https://arxiv.org/abs/1701.06548) (confidence penalty).
     """
 
     def __init__(
@@ -197,6 +214,7 @@ class LabelSmoothingCrossentropy(keras.losses.Loss):
         prior: Sequence[float] | None = None,
         convention: str = "uniform",
         axis: int = -1,
+        confidence_penalty: float = 0.0,
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "label_smoothing_crossentropy",
         dtype: Any = None,
@@ -211,6 +229,7 @@ class LabelSmoothingCrossentropy(keras.losses.Loss):
         self.ignore_class = None if ignore_class is None else int(ignore_class)
         self.convention = convention
         self.axis = int(axis)
+        self.confidence_penalty = non_negative(confidence_penalty, "confidence_penalty")
         self._given_dtype = None if dtype is None else self._dtype_policy.name
 
     @property
@@ -226,7 +245,7 @@ class LabelSmoothingCrossentropy(keras.losses.Loss):
             set_keras_mask(losses, ops.reshape(ops.not_equal(y_true, self.ignore_class), ops.shape(losses)))
         return losses
 
-    _options = ("label_smoothing", "from_logits", "ignore_class", "class_weight", "prior", "convention", "axis")
+    _options = ("label_smoothing", "from_logits", "ignore_class", "class_weight", "prior", "convention", "axis", "confidence_penalty")
 
     def get_config(self) -> dict:
         config = {name: getattr(self, name) for name in self._options}

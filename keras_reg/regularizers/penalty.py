@@ -1,6 +1,7 @@
 """The contract that every penalty keeps."""
 
 import copy
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -225,13 +226,17 @@ def pair(w: Any, grad: Any) -> tuple[Any, Any]:
 
 
 def with_gradient(total: Callable, gradient: Callable, w: Any) -> Any:
-    """The scalar `total(w)`; on TensorFlow, with `gradient(w, upstream)` for its gradient.
+    """The scalar `total(w)`; on TensorFlow and PyTorch, with `gradient(w, upstream)` for its gradient.
 
-    There each operation passes over the weights, and the formula takes half the passes of the traced derivative. JAX fuses them,
-    and PyTorch's compiler has no way through Keras's custom gradients: both differentiate `total` itself.
+    There each operation passes over the weights, and the formula takes half the passes of the traced derivative. JAX and PyTorch's
+    compiler fuse them, and differentiate `total` itself.
     """
-    if backend.backend() != "tensorflow" or isinstance(w, KerasTensor):
+    if isinstance(w, KerasTensor) or backend.backend() not in ("tensorflow", "torch"):
         return total(w)
+    if backend.backend() == "torch":
+        import torch
+
+        return total(w) if torch.compiler.is_compiling() else _torch_function().apply(w, total, gradient)
 
     @ops.custom_gradient
     def function(w):
@@ -239,6 +244,31 @@ def with_gradient(total: Callable, gradient: Callable, w: Any) -> Any:
 
     # An eager variable has to be read first: custom gradients take tensors.
     return function(ops.cast(w, w.dtype))
+
+
+@functools.cache
+def _torch_function() -> Any:
+    import torch
+
+    class Formula(torch.autograd.Function):
+        """A value with a gradient given beside it, which can be differentiated again."""
+
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(w, total, gradient):
+            return total(w)
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            w, _, ctx.gradient = inputs
+            ctx.save_for_backward(w)
+
+        @staticmethod
+        def backward(ctx, upstream):
+            return ctx.gradient(*ctx.saved_tensors, upstream), None, None
+
+    return Formula
 
 
 class Entrywise(Penalty):
