@@ -241,17 +241,19 @@ def test_bad_arguments(make, error, message):
     [
         (StrengthScheduler(lambda epoch: 0.1), None, "sgd", "found no penalty of keras_reg"),
         (StrengthScheduler(lambda epoch: 0.1, path="nowhere"), L1(0.1), "sgd", "`path` must be one of"),
+        (StrengthScheduler(lambda epoch: 0.2 - 0.1 * epoch), L1(0.1), "sgd", r"schedule\(3\).*at least 0"),
+        (StrengthScheduler(keras.optimizers.schedules.PolynomialDecay(0.1, 4, -0.1)), L1(0.1), "sgd", r"schedule\(3\).*at least 0"),
         (TargetSparsity(0.5, epoch=2), L1(0.1), "sgd", "needs a model compiled with `keras_reg.optimizers.Proximal`"),
         (TargetSparsity(0.5, epoch=2), L1(0.0, proximal=True), Proximal("sgd"), "none may be 0"),
         (TargetSparsity(0.5, epoch=2, of="groups"), L1(0.1, proximal=True), Proximal("sgd"), "`of` must be 'weights'"),
     ],
-    ids=["no penalty", "no such path", "no prox", "zero", "no groups"],
+    ids=["no penalty", "no such path", "later epoch", "later step", "no prox", "zero", "no groups"],
 )
 def test_what_cannot_work_is_refused_before_training(callback, penalty, optimizer, message):
     model = compiled(penalty, optimizer)
     before = kernel(model)
     with pytest.raises(ValueError, match=message):
-        model.fit(X, Y, verbose=0, callbacks=[callback])
+        model.fit(X, Y, epochs=5, verbose=0, callbacks=[callback])
     np.testing.assert_array_equal(kernel(model), before)
 
 

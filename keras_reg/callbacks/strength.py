@@ -14,6 +14,7 @@ from keras_reg.ops.groups import group_axes
 from keras_reg.regularizers import Penalty
 
 PROPORTIONAL = 6.0  # a jump of the sparsity by 10 points changes a strength by the factor exp(0.6)
+MOST_TRIALS = 100
 INTEGRAL = 40.0  # 10 points too few during the whole ramp change it by exp(4)
 
 
@@ -119,8 +120,10 @@ class StrengthScheduler(_StrengthCallback):
     seconds on large models, so that changes once an epoch or more rarely are what to ask for.
 
     Args:
-        schedule: A function of the epoch (or step), counted from 0, that returns a non-negative number; it may take the present strength
-            as a second argument. Or a `keras.optimizers.schedules.LearningRateSchedule`: warm-up, annealing, polynomial.
+        schedule: A function of the epoch (or step), counted from 0, that returns a non-negative number. It must not remember its calls:
+            before training starts it is tried over the whole run, so that a value that is none costs no work. Or a function of
+            epoch (or step) and present strength, which cannot be tried. Or a `keras.optimizers.schedules.LearningRateSchedule`:
+            warm-up, annealing, polynomial.
         freq: `"epoch"` or `"step"`. Steps are updates of the weights: `optimizer.iterations`. Defaults to `"step"` for a
             `LearningRateSchedule`, whose unit it is, and to `"epoch"` for a function. With `steps_per_execution` above 1 the strength
             changes between executions.
@@ -160,13 +163,22 @@ class StrengthScheduler(_StrengthCallback):
             raise ValueError("StrengthScheduler found no penalty of keras_reg on the trainable variables of the model.")
         if self.path is not None and present and self.path not in present:
             raise ValueError(f"Argument `path` must be one of {sorted(present)}. Received: path={self.path!r}")
-        # Not known in advance what a run brings: the warning comes once, and says what it costs.
+        self._try_whole_run()
         if self.freq == "step" and any(self._strengths._in_loss()):
             warnings.warn(
                 "StrengthScheduler changes at every step the strength of a penalty in the loss, which compiles the training step anew "
                 "each time. Use `freq='epoch'`, or set `proximal=True` and train with `keras_reg.optimizers.Proximal`.",
                 stacklevel=2,
             )
+
+    def _try_whole_run(self) -> None:
+        if self._takes_strength:
+            return
+        length = self.params.get("epochs") or 1
+        if self.freq == "step":
+            length *= self.params.get("steps") or 1
+        for position in range(0, length, max(1, length // MOST_TRIALS)):
+            self._value(position, 0.0)
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.freq == "epoch":
