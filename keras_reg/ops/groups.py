@@ -4,9 +4,9 @@ import math
 import numbers
 from typing import Any
 
-from keras import ops
+from keras import backend, ops
 
-from keras_reg.ops.dtypes import at_least, at_most, like, tiny, widen
+from keras_reg.ops.dtypes import at_least, like, tiny, widen
 
 
 def group_axes(axis: int | tuple[int, ...], rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -123,40 +123,37 @@ def weighted_block_soft_threshold(x: Any, step: Any, threshold: Any, axis: int |
     """
     x, dtype = widen(x)
     _, inside = group_axes(axis, len(x.shape))
-    scale = ops.max(ops.absolute(x), axis=inside, keepdims=True) if inside else ops.absolute(x)
-    scale = ops.where(scale < tiny(x), ops.ones_like(scale), scale)
-    unit = x / scale
-    # step * threshold, in units of the largest weight of the group
-    pull = like(x, step) * (like(x, threshold) / scale) + ops.zeros_like(x)
 
     def total(values):
         return ops.sum(values, axis=inside, keepdims=True) if inside else values
 
-    def ratios(root):
-        offset = root + pull
-        return ops.where(offset > 0, unit / ops.where(offset > 0, offset, ops.ones_like(offset)), ops.zeros_like(unit)), offset
-
-    norm = ops.sqrt(total(ops.square(unit)))
+    scale = ops.max(ops.absolute(x), axis=inside, keepdims=True) if inside else ops.absolute(x)
+    scale = ops.where(scale < tiny(x), ops.ones_like(scale), scale)
+    unit = x / scale
+    # step * threshold in units of the largest weight of the group, and never 0, which would be 0/0 at a weight of 0
+    pull = like(x, step) * (like(x, threshold) / scale) + like(x, tiny(x))
+    squares = ops.square(unit)
+    norm = ops.sqrt(total(squares))
+    # To first order in the pull, or else from below; from there on each step of Newton doubles the digits.
+    mean_pull = total(squares * pull) / ops.where(norm > 0, ops.square(norm), ops.ones_like(norm))
     largest = ops.max(pull, axis=inside, keepdims=True) if inside else pull
-    # To first order in the pull; from there on each step of Newton doubles the digits.
-    mean_pull = total(ops.square(unit) * pull) / ops.where(norm > 0, ops.square(norm), ops.ones_like(norm))
     root = at_least(norm - ops.where(2 * largest < norm, mean_pull, largest), _LOWEST_ROOT)
 
     def improve(root, change):
-        ratio, offset = ratios(root)
-        square = total(ops.square(ratio))
-        # Newton's step on 1/||ratio|| = 1, which is concave, and linear where the steps of a group agree.
-        slope = total(ops.square(ratio) / ops.where(offset > 0, offset, ops.ones_like(offset)))
-        better = at_least(root + square * (ops.sqrt(square) - 1) / ops.where(slope > 0, slope, ops.ones_like(slope)), _LOWEST_ROOT)
+        offset = root + pull
+        squares = ops.square(unit / offset)
+        square, slope = total(squares), total(squares / offset)
+        # Newton's step on 1/||unit/offset|| = 1, which is concave, and linear where the steps of a group agree.
+        better = root + square * (ops.sqrt(square) - 1) / ops.where(slope > 0, slope, ops.ones_like(slope))
+        better = at_least(better, _LOWEST_ROOT)
         return better, ops.max(ops.absolute(better - root) / better)
 
-    precise = 4 * (1.2e-7 if dtype != "float64" else 2.3e-16)
+    # What a step leaves is about the square of what it changed.
+    small = 1e-5 if backend.standardize_dtype(x.dtype) == "float32" else 1e-9
     root, _ = ops.while_loop(
-        lambda root, change: change > precise, improve, (root, ops.ones((), x.dtype)), maximum_iterations=_GROUP_NEWTON_STEPS
+        lambda root, change: change > small, improve, (root, ops.ones((), x.dtype)), maximum_iterations=_GROUP_NEWTON_STEPS
     )
-    unmoved = pull == 0
-    free = ops.where(unmoved, ops.ones_like(pull), pull)
-    dead = total(ops.where(unmoved & (unit != 0), ops.full_like(unit, 2.0), ops.square(at_most(ops.absolute(unit / free), 2.0)))) <= 1
+    dead = total(ops.square(unit / pull)) <= 1
     return ops.cast(ops.where(dead, ops.zeros_like(x), x * (root / (root + pull))), dtype)
 
 
