@@ -67,6 +67,37 @@ print("SAME")
 """
 )
 
+TWO_WORKERS = (
+    """
+import json, os, sys
+folder, rank, *addresses = sys.argv[1:]
+os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": int(rank)}})
+import tensorflow as tf
+strategy = tf.distribute.MultiWorkerMirroredStrategy()
+"""
+    + TRAIN
+    + """
+rank = int(rank)
+with strategy.scope():
+    model = build(INNER["SGD"]())
+    model.optimizer.build(model.trainable_variables)
+assert strategy.num_replicas_in_sync == 2
+
+def step(x, y):
+    with tf.GradientTape() as tape:
+        loss = (tf.reduce_mean(tf.square(model(x) - y)) + sum(model.losses)) / 2
+    variables = model.trainable_variables
+    model.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
+
+run = tf.function(lambda x, y: strategy.run(step, args=(x, y)))
+for _ in range(20):
+    for start in (0, 32):
+        half = slice(start + 16 * rank, start + 16 * rank + 16)
+        run(tf.constant(X[half]), tf.constant(Y[half]))
+np.savez(f"{folder}/{rank}.npz", *[v.numpy() for v in model.trainable_variables])
+"""
+)
+
 DATA_PARALLEL = (
     TRAIN
     + """
@@ -131,19 +162,38 @@ def test_data_parallel_on_four_devices():
     assert "SAME" in finished(start(DATA_PARALLEL, XLA_FLAGS="--xla_force_host_platform_device_count=4"))
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="jax.distributed")
-def test_two_processes(tmp_path):
-    with socket.socket() as probe:
+def free_addresses(count):
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
         probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    for process in [start(TWO_PROCESSES, address, rank, tmp_path) for rank in range(2)]:
+    addresses = [f"127.0.0.1:{probe.getsockname()[1]}" for probe in probes]
+    for probe in probes:
+        probe.close()
+    return addresses
+
+
+def assert_both_are_as_one(folder, processes):
+    for process in processes:
         finished(process)
-    finished(start(ALONE, tmp_path))
-    alone, *both = (list(np.load(tmp_path / f"{name}.npz").values()) for name in ("alone", 0, 1))
+    finished(start(ALONE, folder))
+    alone, *both = (list(np.load(folder / f"{name}.npz").values()) for name in ("alone", 0, 1))
     for found in both:
         for a, b in zip(alone, found, strict=True):
             np.testing.assert_allclose(b, a, rtol=1e-3, atol=2e-6)
             np.testing.assert_array_equal(a == 0, b == 0)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="a strategy of TensorFlow")
+def test_two_workers_in_a_loop_of_ones_own(tmp_path):
+    """Keras's own `fit` fails under MultiWorkerMirroredStrategy, with or without a penalty."""
+    addresses = free_addresses(2)
+    assert_both_are_as_one(tmp_path, [start(TWO_WORKERS, tmp_path, rank, *addresses) for rank in range(2)])
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="jax.distributed")
+def test_two_processes(tmp_path):
+    (address,) = free_addresses(1)
+    assert_both_are_as_one(tmp_path, [start(TWO_PROCESSES, address, rank, tmp_path) for rank in range(2)])
 
 
 KILLED = (
