@@ -1,12 +1,15 @@
 """Penalties wherever Keras takes a regularizer: layers, models, dtypes, compiled and not."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
 from cases import CASES, IDS
 from keras import layers, ops
 
-from keras_reg.regularizers import L1, L2, MCP, Grouped, GroupLasso, SparseGroupLasso, l1
+from keras_reg.optimizers import Proximal
+from keras_reg.regularizers import L1, L2, MCP, SCAD, Grouped, GroupLasso, SparseGroupLasso, l1
 from keras_reg.testing.autodiff import value_and_gradient
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is proximal, but no optimizer")
@@ -236,3 +239,26 @@ def test_the_line_a_new_user_writes(tmp_path):
     reloaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(model.predict(x, verbose=0), reloaded.predict(x, verbose=0))
     assert reloaded.layers[0].kernel_regularizer.get_config() == {"l1": 0.01, "proximal": False}
+
+
+@pytest.mark.parametrize("proximal", [False, True])
+@pytest.mark.parametrize(
+    "make", [SCAD, GroupLasso, lambda s, **named: SparseGroupLasso(s, s, **named)], ids=["SCAD", "GroupLasso", "SparseGroupLasso"]
+)
+def test_large_weights_have_the_same_step_eager_and_compiled(make, proximal):
+    """On TensorFlow the passes over them are compiled together."""
+    from keras_reg.ops.fused import LARGE
+
+    side = math.isqrt(LARGE)
+    x = np.random.default_rng(0).normal(size=(8, side)).astype("float32")
+    trained = []
+    for eagerly in (True, False):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((side,)), layers.Dense(side, kernel_regularizer=make(0.02, proximal=proximal), name="dense")])
+        inner = keras.optimizers.Adam(0.01)
+        model.compile(Proximal(inner) if proximal else inner, "mse", run_eagerly=eagerly, jit_compile=False)
+        losses = [float(np.asarray(model.train_on_batch(x, x))) for _ in range(3)]
+        trained.append((losses, model.get_weights()[0]))
+    np.testing.assert_allclose(trained[0][0], trained[1][0], rtol=1e-5)
+    np.testing.assert_allclose(trained[0][1], trained[1][1], atol=1e-5)
+    np.testing.assert_array_equal(trained[0][1] == 0, trained[1][1] == 0)

@@ -9,6 +9,7 @@ from keras import backend, ops
 from keras_reg._registration import register
 from keras_reg._validation import non_negative, one_of
 from keras_reg.ops.dtypes import widen
+from keras_reg.ops.fused import fused
 from keras_reg.optimizers import step_sizes
 from keras_reg.regularizers import Penalty
 from keras_reg.regularizers.acting import Claim
@@ -245,7 +246,7 @@ class Proximal(keras.optimizers.Optimizer):
         if self.metric == "preconditioned":
             step = step_sizes.preconditioned(self.inner_optimizer)(self.inner_optimizer, variable, rate)
         before = ops.stop_gradient(variable.value)
-        after = variable.regularizer.at_strength(strength.value).prox(before, step)
+        after = fused(variable.regularizer.at_strength(ops.convert_to_tensor(strength)).prox, before, step)
         step_sizes.remember(self.inner_optimizer, variable, before, after, rate)
         variable.assign(after)
 

@@ -13,6 +13,7 @@ from keras import KerasTensor, backend, ops
 from keras_reg._registration import register
 from keras_reg._validation import boolean, floating_tensor, non_negative
 from keras_reg.ops.dtypes import at_least, like, widen
+from keras_reg.ops.fused import fused
 from keras_reg.regularizers.acting import Claim, awaits_its_optimizer, claim_in_force
 
 
@@ -78,7 +79,7 @@ class Penalty(keras.regularizers.Regularizer):
             if claim is not None:
                 w = w if isinstance(w, KerasTensor) else ops.stop_gradient(w)
                 # JAX keeps the optimizer's variables out of the loss: there it shows the strength that the penalty was given.
-                penalty = self if backend.backend() == "jax" else self.at_strength(claim.strength.value)
+                penalty = self if backend.backend() == "jax" else self.at_strength(ops.convert_to_tensor(claim.strength))
                 return penalty._total(w)
             self.gradient_flowed = True
             if not awaits_its_optimizer():
@@ -228,8 +229,8 @@ def pair(w: Any, grad: Any) -> tuple[Any, Any]:
 def with_gradient(total: Callable, gradient: Callable, w: Any) -> Any:
     """The scalar `total(w)`; on TensorFlow and PyTorch, with `gradient(w, upstream)` for its gradient.
 
-    There each operation passes over the weights, and the formula takes half the passes of the traced derivative. JAX and PyTorch's
-    compiler fuse them, and differentiate `total` itself.
+    There each operation passes over the weights, and the formula takes half the passes of the traced derivative, of which
+    XLA makes one for large weights. JAX and PyTorch's compiler fuse them, and differentiate `total` itself.
     """
     if isinstance(w, KerasTensor) or backend.backend() not in ("tensorflow", "torch"):
         return total(w)
@@ -240,7 +241,8 @@ def with_gradient(total: Callable, gradient: Callable, w: Any) -> Any:
 
     @ops.custom_gradient
     def function(w):
-        return total(w), lambda upstream: gradient(w, upstream)
+        # The sum stays with TensorFlow, whose order of summation loses fewer digits than XLA's.
+        return total(w), lambda upstream: fused(gradient, w, upstream)
 
     # An eager variable has to be read first: custom gradients take tensors.
     return function(ops.cast(w, w.dtype))
