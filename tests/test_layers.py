@@ -246,7 +246,7 @@ def test_the_line_a_new_user_writes(tmp_path):
     "make", [SCAD, GroupLasso, lambda s, **named: SparseGroupLasso(s, s, **named)], ids=["SCAD", "GroupLasso", "SparseGroupLasso"]
 )
 def test_large_weights_have_the_same_step_eager_and_compiled(make, proximal):
-    """On TensorFlow the passes over them are compiled together."""
+    """On TensorFlow passes over them are compiled together."""
     from keras_reg.ops.fused import LARGE
 
     side = math.isqrt(LARGE)

@@ -13,7 +13,6 @@ from keras_reg import ops as maps
 from keras_reg._registration import register
 from keras_reg._validation import boolean, floating_tensor, non_negative, step_size
 from keras_reg.ops.dtypes import at_least, widen
-from keras_reg.ops.fused import fused
 from keras_reg.ops.groups import group_axes, group_size
 from keras_reg.regularizers.convex import L1
 from keras_reg.regularizers.hoyer import HoyerSquare, refuse_proximal
@@ -130,9 +129,8 @@ class Grouped(GroupPenalty):
         return moved
 
     def value(self, w: Any) -> Any:
-        return ops.zeros((), w.dtype) if is_zero(self.strength) else fused(self._value, w)
-
-    def _value(self, w: Any) -> Any:
+        if is_zero(self.strength):
+            return ops.zeros((), w.dtype)
         weight = self.group_weight(w)
         norm = maps.group_norm(w, self.axis)
         if isinstance(self.penalty, L1):
@@ -259,9 +257,6 @@ class SparseGroupLasso(GroupPenalty):
         return self.l1 + self.group
 
     def value(self, w: Any) -> Any:
-        return fused(self._value, w)
-
-    def _value(self, w: Any) -> Any:
         parts = []
         if not is_zero(self.l1):
             parts.append(self.l1 * ops.sum(ops.absolute(w)))
