@@ -12,19 +12,11 @@ from keras import ops
 from keras_reg._validation import greater_than, non_negative, one_of, real_number
 from keras_reg.ops.groups import group_axes
 from keras_reg.regularizers import Penalty
+from keras_reg.regularizers.acting import proximal_optimizers
 
 PROPORTIONAL = 6.0  # a jump of the sparsity by 10 points changes a strength by the factor exp(0.6)
-MOST_TRIALS = 100
 INTEGRAL = 40.0  # 10 points too few during the whole ramp change it by exp(4)
-
-
-def proximal_optimizers(optimizer: Any) -> Iterator[Any]:
-    """The `Proximal` optimizers in a compiled one, which Keras's wrappers may hold inside."""
-    if hasattr(optimizer, "set_strength"):
-        yield optimizer
-    for inner in [getattr(optimizer, "inner_optimizer", None), *getattr(optimizer, "optimizers", ())]:
-        if inner is not None:
-            yield from proximal_optimizers(inner)
+MOST_TRIALS = 100  # of a schedule, before training starts
 
 
 class _Strengths:
@@ -32,7 +24,6 @@ class _Strengths:
 
     def __init__(self, model: keras.Model):
         self.model = model
-        self.moved_in_loss = False
 
     def _proximal(self) -> Iterator[tuple[Any, str]]:
         for optimizer in proximal_optimizers(self.model.optimizer):
@@ -64,7 +55,6 @@ class _Strengths:
         if in_loss:
             # The strength is a constant of the compiled step.
             self.model.make_train_function(force=True)
-            self.moved_in_loss = True
 
 
 class _StrengthCallback(keras.callbacks.Callback):

@@ -39,7 +39,7 @@ def claim_in_force(penalty: Any, w: Any) -> Claim | None:
     trainer = running_model(ignored=_READERS)
     if trainer is None:
         return penalty.claim if penalty.claim is not None and penalty.claim.holds else None
-    optimizers = list(_with_a_prox(trainer.optimizer))
+    optimizers = list(proximal_optimizers(trainer.optimizer))
     if optimizers and not trainer.optimizer.built and running_model(only="train_step") is trainer:
         # TensorFlow builds the optimizer after the loss has been traced; then it would be too late to stop a gradient.
         with keras.name_scope(trainer.optimizer.name):
@@ -51,18 +51,19 @@ def claim_in_force(penalty: Any, w: Any) -> Claim | None:
 def awaits_its_optimizer() -> bool:
     """Whether the losses of a model are only being read that is compiled with a prox but not yet trained."""
     reader = running_model()
-    return reader is not None and not reader.optimizer.built and any(_with_a_prox(reader.optimizer))
+    return reader is not None and not reader.optimizer.built and any(proximal_optimizers(reader.optimizer))
 
 
-def _with_a_prox(optimizer: Any) -> Iterator[Any]:
+def proximal_optimizers(optimizer: Any) -> Iterator[Any]:
+    """The optimizers with a prox in a compiled one, which Keras's wrappers may hold inside."""
     if hasattr(optimizer, "applies_prox_to"):
         yield optimizer
     # Keras's wrappers: LossScaleOptimizer has one inside, MultiOptimizer several.
     elif hasattr(optimizer, "inner_optimizer"):
-        yield from _with_a_prox(optimizer.inner_optimizer)
+        yield from proximal_optimizers(optimizer.inner_optimizer)
     else:
         for inner in getattr(optimizer, "optimizers", ()):
-            yield from _with_a_prox(inner)
+            yield from proximal_optimizers(inner)
 
 
 def running_model(ignored: frozenset = frozenset(), only: str = "") -> Any:
