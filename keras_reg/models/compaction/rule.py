@@ -1,0 +1,207 @@
+"""What a rule for a kind of layer has to say, and the parts that the rules share."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_reg.callbacks.weights import read
+from keras_reg.models.compaction.signals import Signal
+from keras_reg.models.compaction.units import Read, Units
+
+
+@dataclass
+class Slot:
+    """A weight of a layer and the units along its axes.
+
+    Args:
+        path: The attribute of the layer, as `"kernel"` or `"cell.bias"`.
+        axes: By axis, or by several that follow one another, the units that index it, in the shape of these axes.
+        produces: Those of the axes whose units this weight produces; the others read theirs.
+        finish: What is done to the values once they are cut: an addend, a factor.
+    """
+
+    path: str
+    axes: dict[int | tuple[int, ...], np.ndarray]
+    produces: tuple = ()
+    finish: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def variable(self, layer: Any) -> keras.Variable | None:
+        return attrgetter(self.path)(layer)
+
+    def cut(self, values: np.ndarray, graph: Units) -> np.ndarray:
+        """What is left of an array of this weight's shape, such as its values or its momenta."""
+        for axis, units in self.axes.items():
+            kept = graph.kept(units)
+            if kept.ndim == 1:
+                values = np.compress(kept, values, axis)
+            else:
+                rows = kept.any(1)
+                shape = list(values.shape)
+                shape[axis[0]], shape[axis[1]] = rows.sum(), kept[rows].sum(1)[0]
+                merged = values.reshape((*values.shape[: axis[0]], kept.size, *values.shape[axis[1] + 1 :]))
+                values = np.compress(kept.ravel(), merged, axis[0]).reshape(shape)
+        return values
+
+
+@dataclass
+class Matrix:
+    """A weight that reads units and produces others: output `j` is the sum over taps and inputs `i` of `array[:, i, j]` times input `i`.
+
+    Args:
+        graph: The units of the model.
+        inputs: The units that it reads.
+        outputs: The units that it produces.
+        array: The weight, as `(taps, inputs, outputs)`.
+        reach: Where it is not zero, if that is not where `array` is not.
+    """
+
+    graph: Units
+    inputs: np.ndarray
+    outputs: np.ndarray
+    array: np.ndarray
+    reach: np.ndarray | None = None
+    constants: np.ndarray | None = field(default=None, init=False)
+    exact: np.ndarray | None = field(default=None, init=False)
+
+    def __post_init__(self):
+        self._uses = None
+        self.graph.reads.append(Read(self.inputs, self.outputs, self.uses, self.replaceable))
+
+    def uses(self) -> np.ndarray:
+        if self._uses is None:
+            self._uses = (self.array != 0).any(0) if self.reach is None else self.reach
+        return self._uses
+
+    def feed(self, units: np.ndarray, constants: np.ndarray, exact: bool) -> np.ndarray:
+        """Notes a call on these units and returns what their constants add to each output, NaN where it is not constant.
+
+        `exact` says whether a constant input adds the same to the output at every position.
+        """
+        if units is not self.inputs:
+            self.graph.unite(units, self.inputs)
+        takes = np.isfinite(constants) & (exact | (constants == 0))
+        if self.constants is None:
+            self.constants, self.exact = constants, takes
+        else:
+            self.constants = np.where(self.constants == constants, constants, np.nan)
+            self.exact = self.exact & takes & np.isfinite(self.constants)
+        total = self._total(constants, takes)
+        return np.where(self.uses()[~takes].any(0), np.nan, total)
+
+    def replaceable(self) -> np.ndarray:
+        return self.exact if self.exact is not None else np.zeros(len(self.inputs), bool)
+
+    def stuck(self) -> np.ndarray:
+        """Constants that cannot be folded: the border of a padded convolution does not see them."""
+        return np.isfinite(self.constants) & ~self.exact
+
+    def _total(self, constants: np.ndarray, which: np.ndarray) -> np.ndarray:
+        rows = which & (np.nan_to_num(constants) != 0)
+        sums = self.array[:, rows].astype("float64").sum(0)
+        return constants[rows] @ sums if rows.any() else np.zeros(self.array.shape[2])
+
+    def addend(self) -> np.ndarray:
+        """After `mark`: what the bias of each output has to take over from the inputs that went."""
+        return self._total(self.constants, self.exact & ~self.graph.kept(self.inputs))
+
+
+class Rule:
+    """How a kind of layer treats units. One object for each layer of a model, called for each of the layer's calls.
+
+    A subclass writes `call`; one for layers with weights of several widths also `slots`, and `changes` to their config.
+    """
+
+    def __init__(self, layer: Any, tracer: Any):
+        self.layer = layer
+        self.tracer = tracer
+        self.graph: Units = tracer.graph
+        self.positions: dict[str, int] = {}
+
+    @property
+    def name(self) -> str:
+        return self.tracer.prefix(self.layer)
+
+    def call(self, args: tuple, kwargs: dict, shapes: list[tuple]) -> list[Signal]:
+        """The signals of the outputs, whose shapes are given, for arguments in which signals stand for tensors."""
+        raise NotImplementedError
+
+    def slots(self) -> list[Slot]:
+        """The weights that lose something with their units."""
+        return []
+
+    def changes(self) -> dict[str, Any]:
+        """After `mark`: what is different in the config of the smaller layer."""
+        return {}
+
+    def matrices(self) -> list[Matrix]:
+        """What this layer reads by."""
+        return []
+
+    def rebuild(self) -> Any:
+        """After `mark`: the smaller layer, not yet built."""
+        if not isinstance(self.layer, keras.Layer):
+            return type(self.layer).from_config(self.layer.get_config())
+        return type(self.layer).from_config({**self.layer.get_config(), **self.changes()})
+
+    def parts(self, new: Any) -> list[tuple["Rule", Any]]:
+        """The rules of the layers within, each with its new layer; itself where it has the weights."""
+        return [(self, new)]
+
+    # What rules share
+
+    def barrier(self, args: tuple, kwargs: dict, shapes: list[tuple], reason: str) -> list[Signal]:
+        """Inputs and outputs keep their width."""
+        for signal in signals_in((args, kwargs)):
+            signal.pin(self.graph, self.name, reason)
+        for slot in self.slots():  # of a layer whose other calls had no barrier
+            for units in slot.axes.values():
+                self.graph.pin(units.ravel(), self.name, reason)
+        return [Signal(shape) for shape in shapes]
+
+    def count(self, path: str, positions: tuple) -> None:
+        """Notes that a call multiplies by this weight at so many positions; unknown lengths count as one."""
+        self.positions[path] = self.positions.get(path, 0) + math.prod(length or 1 for length in positions)
+
+    def width(self, units: np.ndarray) -> int:
+        return int(self.graph.kept(units).sum())
+
+    def values(self, path: str) -> np.ndarray | None:
+        """The present values of a weight."""
+        variable = attrgetter(path)(self.layer)
+        return None if variable is None else np.array(read(variable))
+
+    def macs(self, kept: bool) -> int:
+        """Multiplications of one example, before or after."""
+        slots = {slot.path: slot for slot in self.slots()}
+        total = 0
+        for path, positions in self.positions.items():
+            values = np.empty(attrgetter(path)(self.layer).shape, bool)
+            total += positions * (slots[path].cut(values, self.graph) if kept else values).size
+        return total
+
+
+def signals_in(structure: Any) -> list[Signal]:
+    """All signals in nested arguments."""
+    if isinstance(structure, Signal):
+        return [structure]
+    if isinstance(structure, dict):
+        return [signal for item in structure.values() for signal in signals_in(item)]
+    if isinstance(structure, (list, tuple)):
+        return [signal for item in structure for signal in signals_in(item)]
+    return []
+
+
+def apply(function: Callable, constants: np.ndarray, dtype: str) -> np.ndarray:
+    """An entrywise function of those that are constant."""
+    known = np.isfinite(constants)
+    result = np.full(len(constants), np.nan)
+    if known.any():
+        outcome = ops.convert_to_numpy(function(ops.convert_to_tensor(constants[known].reshape(1, -1), dtype=dtype)))
+        result[known] = np.asarray(outcome, "float64").reshape(-1)
+    return np.where(np.isfinite(result), result, np.nan)

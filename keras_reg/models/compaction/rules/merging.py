@@ -1,0 +1,145 @@
+"""Sums, products, maxima and concatenations, as layers and as operators between tensors."""
+
+import numbers
+
+import numpy as np
+from keras import layers
+
+from keras_reg.models.compaction.rule import Rule, apply, signals_in
+from keras_reg.models.compaction.signals import Signal
+from keras_reg.models.compaction.tracer import rule_for
+
+
+class Entrywise(Rule):
+    """A function of the entries at the same place: its tensors share their units, by the rules of broadcasting."""
+
+    def merge(self, operands: list, shape: tuple, function) -> list[Signal]:
+        """The output; `operands` are signals and numbers, and `function` takes an array for each of them."""
+        signals = [operand for operand in operands if isinstance(operand, Signal)]
+        axis = next(
+            (
+                len(shape) - len(s.shape) + s.axis
+                for s in signals
+                if s.axis is not None and _length(s, s.axis - len(s.shape)) == _length(Signal(shape), s.axis - len(s.shape))
+            ),
+            None,
+        )
+        if axis is None:
+            for signal in signals:
+                signal.pin(self.graph, self.name, "spreads its one unit over others")
+            return [Signal(shape)]
+        width, back = shape[axis], axis - len(shape)
+        units, columns = None, []
+        for operand in operands:
+            if not isinstance(operand, Signal):
+                columns.append(np.full(width, float(operand)))
+                continue
+            length = _length(operand, back)
+            if length == width:
+                own, constants = operand.along(back, self.graph, self.name)
+                if units is None:
+                    units = own
+                elif own is not units:
+                    self.graph.unite(own, units)
+            else:
+                # Of length one, or missing: the same for all units.
+                operand.pin(self.graph, self.name, "spreads its one unit over others")
+                followed = operand.axis is not None and operand.axis - len(operand.shape) == back
+                constants = np.repeat(operand.constants, width) if followed else np.full(width, np.nan)
+            columns.append(constants)
+        return [Signal(shape, axis, units, function(*columns))]
+
+
+def _length(signal: Signal, back: int) -> int | None:
+    return signal.shape[back] if -back <= len(signal.shape) else 1
+
+
+def product(*columns: np.ndarray) -> np.ndarray:
+    """Zero if any factor is, whatever the others are."""
+    product = np.prod(columns, axis=0)
+    return np.where(np.any([column == 0 for column in columns], axis=0), 0.0, product)
+
+
+_MERGES = {
+    layers.Add: lambda *columns: np.sum(columns, axis=0),
+    layers.Subtract: lambda one, other: one - other,
+    layers.Multiply: product,
+    layers.Average: lambda *columns: np.mean(columns, axis=0),
+    layers.Maximum: lambda *columns: np.max(columns, axis=0),
+    layers.Minimum: lambda *columns: np.min(columns, axis=0),
+}
+
+
+@rule_for(*_MERGES)
+class MergeRule(Entrywise):
+    def call(self, args, kwargs, shapes):
+        signals = list(args[0])
+        if len({len(signal.shape) for signal in signals}) > 1:
+            return self.barrier(args, kwargs, shapes, "merges tensors of different ranks")
+        return self.merge(signals, shapes[0], _MERGES[type(self.layer)])
+
+
+_BINARY = {"Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Maximum", "Minimum", "Power", "FloorDivide", "Mod"}
+
+
+@rule_for(*_BINARY)
+class BinaryOperation(Entrywise):
+    def call(self, args, kwargs, shapes):
+        operands = [*args, *kwargs.values()]
+        if not all(isinstance(operand, (Signal, numbers.Real)) for operand in operands):
+            return self.barrier(args, kwargs, shapes, "takes an array of a fixed width")
+        return self.merge(operands, shapes[0], self._function)
+
+    def _function(self, *columns):
+        if type(self.layer).__name__ == "Multiply":
+            return product(*columns)
+        known = np.isfinite(columns).all(0)
+        result = np.full(len(known), np.nan)
+        names = {"Divide": "true_divide", "TrueDivide": "true_divide", "FloorDivide": "floor_divide"}
+        function = getattr(np, names.get(type(self.layer).__name__, type(self.layer).__name__.lower()))
+        with np.errstate(all="ignore"):
+            result[known] = function(*[column[known] for column in columns])
+        return np.where(np.isfinite(result), result, np.nan)
+
+
+@rule_for(
+    *("Relu", "Relu6", "Sigmoid", "SparseSigmoid", "Softplus", "Softsign", "SoftShrink", "SparsePlus", "Silu", "Squareplus", "LogSigmoid"),
+    *("LeakyRelu", "HardSigmoid", "HardSilu", "Elu", "Selu", "Gelu", "Celu", "TanhShrink", "HardTanh", "HardShrink", "Threshold"),
+    *("Absolute", "Abs", "Fabs", "Cbrt", "Clip", "Copy", "Cos", "Cosh", "Exp", "Exp2", "Expm1", "Log", "Log1p", "Log2", "Log10"),
+    *("Negative", "Reciprocal", "Rsqrt", "Sign", "Sin", "Sinh", "Square", "Sqrt", "Tan", "Tanh", "Erf", "Cast", "StopGradient"),
+)
+class UnaryOperation(Rule):
+    def call(self, args, kwargs, shapes):
+        if len(signals_in((args, kwargs))) != 1 or not isinstance(args[0], Signal):
+            return self.barrier(args, kwargs, shapes, "takes several tensors")
+        signal = args[0]
+        if signal.axis is None:
+            return [Signal(shapes[0])]
+
+        def function(tensor):
+            return self.layer.call(tensor, *args[1:], **kwargs)
+
+        return [signal.like(shapes[0], constants=apply(function, signal.constants, "float64"))]
+
+
+@rule_for(layers.Concatenate, "Concatenate")
+class ConcatenateRule(Entrywise):
+    def call(self, args, kwargs, shapes):
+        (signals,) = args
+        shape = shapes[0]
+        axis = self.layer.axis % len(shape)
+        followed = {signal.axis for signal in signals if signal.axis is not None}
+        if not followed or followed == {axis} or shape[axis] is not None and axis in followed:
+            if not followed or any(signal.shape[axis] is None for signal in signals):
+                return self.barrier(args, kwargs, shapes, "joins lengths that are not known")
+            parts = [signal.along(axis, self.graph, self.name) for signal in signals]
+            units, constants = (np.concatenate(column) for column in zip(*parts, strict=True))
+            return [Signal(shape, axis, units, constants)]
+        if len(followed) > 1 or any(signal.axis is None for signal in signals):
+            return self.barrier(args, kwargs, shapes, "joins tensors along another axis than that of their units")
+        first = signals[0]
+        constants = first.constants
+        for signal in signals[1:]:
+            self.graph.unite(signal.units, first.units)
+            constants = np.where(signal.constants == constants, constants, np.nan)
+        return [first.like(shape, constants=constants)]

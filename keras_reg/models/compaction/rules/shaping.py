@@ -1,0 +1,173 @@
+"""Flatten, reshape, permute and their like: where the axis of the units can be followed."""
+
+import numpy as np
+from keras import layers
+
+from keras_reg.models.compaction.rule import Rule
+from keras_reg.models.compaction.signals import Signal
+from keras_reg.models.compaction.tracer import rule_for
+
+
+def reshaped(signal: Signal, shape: tuple) -> Signal | None:
+    """The signal in another shape, if its units come to lie along one axis there; `None` if not."""
+    # A length that is not known gets two different ones.
+    found = {_along(signal, shape, length) for length in ((4, 6) if None in (*signal.shape[1:], *shape[1:]) else (0,))}
+    if len(found) > 1 or None in found:
+        return None
+    axis, positions = found.pop()
+    positions = np.frombuffer(positions, np.int64)
+    return Signal(shape, axis, signal.units[positions], signal.constants[positions])
+
+
+def _along(signal: Signal, shape: tuple, unknown: int) -> tuple[int, bytes] | None:
+    lengths = [length or unknown for length in signal.shape[1:]]
+    if sum(length is None for length in shape[1:]) > 1:
+        return None
+    known = int(np.prod([length for length in shape[1:] if length is not None]))
+    total = int(np.prod(lengths))
+    if total % known or (None not in shape[1:] and total != known):
+        return None
+    index = np.arange(lengths[signal.axis - 1]).reshape([-1 if axis == signal.axis - 1 else 1 for axis in range(len(lengths))])
+    index = np.broadcast_to(index, lengths).reshape([total // known if length is None else length for length in shape[1:]])
+    for axis in reversed(range(index.ndim)):
+        rows = np.moveaxis(index, axis, 0).reshape(index.shape[axis], -1)
+        if shape[axis + 1] is not None and (rows == rows[:, :1]).all():
+            return axis + 1, np.ascontiguousarray(rows[:, 0]).tobytes()
+    return None
+
+
+@rule_for(layers.Flatten)
+class FlattenRule(Rule):
+    def call(self, args, kwargs, shapes):
+        (signal,) = args
+        if signal.axis is None:
+            return [Signal(shapes[0])]
+        rank = len(signal.shape)
+        if self.layer.data_format == "channels_first" and rank > 2:
+            axis = rank - 1 if signal.axis == 1 else signal.axis - 1
+            signal = Signal((signal.shape[0], *signal.shape[2:], signal.shape[1]), axis, signal.units, signal.constants)
+        output = reshaped(signal, shapes[0])
+        return [output] if output is not None else self.barrier(args, kwargs, shapes, "flattens a shape that is not known")
+
+
+class Reshaping(Rule):
+    """One shape for all calls: their units are united."""
+
+    result: Signal | None = None
+
+    def reshape(self, args, kwargs, shapes):
+        signal = args[0]
+        if signal.axis is None:
+            return [Signal(shapes[0])]
+        output = reshaped(signal, shapes[0])
+        if output is None or (self.result is not None and self.result.axis != output.axis):
+            return self.barrier(args, kwargs, shapes, f"spreads units over several axes of {shapes[0]}")
+        if self.result is not None:
+            self.graph.unite(output.units, self.result.units)
+        self.result = output
+        return [output]
+
+    def target(self, shape: tuple, first: int) -> tuple:
+        """The shape, whose axis 0 is this one of the tensor, with the width that is left."""
+        if self.result is None:
+            return tuple(shape)
+        shape = list(shape)
+        shape[self.result.axis - first] = self.width(self.result.units)
+        return tuple(shape)
+
+
+@rule_for(layers.Reshape)
+class ReshapeRule(Reshaping):
+    def call(self, args, kwargs, shapes):
+        return self.reshape(args, kwargs, shapes)
+
+    def changes(self):
+        return {"target_shape": self.target(self.layer.target_shape, 1)}
+
+
+@rule_for("Reshape")
+class ReshapeOperation(Reshaping):
+    def call(self, args, kwargs, shapes):
+        if not all(isinstance(length, int) or length is None for length in self.layer.newshape):
+            return self.barrier(args, kwargs, shapes, "reshapes by the values of a tensor")
+        return self.reshape(args, kwargs, shapes)
+
+    def rebuild(self):
+        shape = [-1 if length is None else length for length in self.layer.newshape]
+        return type(self.layer)(self.target(shape, 0), name=self.layer.name)
+
+
+@rule_for(layers.Permute, "Transpose")
+class PermuteRule(Rule):
+    def call(self, args, kwargs, shapes):
+        signal = args[0]
+        rank = len(signal.shape)
+        if isinstance(self.layer, layers.Permute):
+            order = (0, *self.layer.dims)
+        else:
+            order = self.layer.axes or tuple(reversed(range(rank)))
+        order = [axis % rank for axis in order]
+        if signal.axis is None or order[0] != 0:
+            return self.barrier(args, kwargs, shapes, "moves the axis of the examples")
+        return [signal.like(shapes[0], axis=order.index(signal.axis))]
+
+
+@rule_for(layers.RepeatVector)
+class RepeatRule(Rule):
+    def call(self, args, kwargs, shapes):
+        return [args[0].like(shapes[0], axis=2)]
+
+
+@rule_for("ExpandDims", "Squeeze")
+class DimensionRule(Rule):
+    """An axis of length one comes or goes."""
+
+    def call(self, args, kwargs, shapes):
+        signal = args[0]
+        if signal.axis is None:
+            return [Signal(shapes[0])]
+        rank, wanted = max(len(signal.shape), len(shapes[0])), self.layer.axis
+        if wanted is None:
+            wanted = [axis for axis, length in enumerate(signal.shape) if length == 1]
+        ones = {axis % rank for axis in (wanted if isinstance(wanted, (list, tuple)) else [wanted])}
+        longer = [axis for axis in range(rank) if axis not in ones]
+        if len(shapes[0]) > len(signal.shape):
+            return [signal.like(shapes[0], axis=longer[signal.axis])]
+        if signal.axis in ones or 0 in ones:
+            return self.barrier(args, kwargs, shapes, "drops the axis of the units")
+        return [signal.like(shapes[0], axis=longer.index(signal.axis))]
+
+
+@rule_for("Mean", "Max", "Min", "Amax", "Amin", "Sum")
+class ReduceRule(Rule):
+    def call(self, args, kwargs, shapes):
+        signal = args[0]
+        rank = len(signal.shape)
+        axes = self.layer.axis
+        axes = range(rank) if axes is None else axes if isinstance(axes, (list, tuple)) else [axes]
+        axes = {axis % rank for axis in axes}
+        if signal.axis is None or signal.axis in axes or 0 in axes:
+            return self.barrier(args, kwargs, shapes, "reduces over its units")
+        axis = signal.axis if self.layer.keepdims else signal.axis - sum(reduced < signal.axis for reduced in axes)
+        constants = signal.constants
+        if type(self.layer).__name__ == "Sum":
+            constants = np.where(constants == 0, 0.0, np.nan)
+        return [signal.like(shapes[0], axis=axis, constants=constants)]
+
+
+@rule_for("GetItem")
+class SliceRule(Rule):
+    """Slices and numbers that leave the axis of the units alone."""
+
+    def call(self, args, kwargs, shapes):
+        signal, key = args
+        key = list(key) if isinstance(key, tuple) else [key]
+        if any(not (isinstance(item, (int, slice)) or item is Ellipsis) for item in key) or signal.axis is None:
+            return self.barrier(args, kwargs, shapes, "takes a part by something else than slices")
+        if Ellipsis in key:
+            place = key.index(Ellipsis)
+            key[place : place + 1] = [slice(None)] * (len(signal.shape) - len(key) + 1)
+        key += [slice(None)] * (len(signal.shape) - len(key))
+        if key[signal.axis] != slice(None) or not isinstance(key[0], slice):
+            return self.barrier(args, kwargs, shapes, "takes a part of the units")
+        return [signal.like(shapes[0], axis=sum(isinstance(item, slice) for item in key[: signal.axis]))]

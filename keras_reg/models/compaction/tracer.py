@@ -1,0 +1,162 @@
+"""Follows units through the graph of a model, call by call."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import tree
+
+from keras_reg.models.compaction.rule import Rule, signals_in
+from keras_reg.models.compaction.signals import Signal
+from keras_reg.models.compaction.units import Units
+
+_RULES: dict[Any, type[Rule]] = {}
+
+
+def rule_for(*kinds: Any) -> Callable[[type[Rule]], type[Rule]]:
+    """Registers a rule for layer classes, or for operations of `keras.ops` by the names of their classes. Subclasses need their own."""
+
+    def register(rule: type[Rule]) -> type[Rule]:
+        for kind in kinds:
+            _RULES[kind] = rule
+        return rule
+
+    return register
+
+
+def graph_of(model: Any) -> Any:
+    """The functional graph of a Sequential or functional model; `None` for any other."""
+    if isinstance(model, keras.Sequential):
+        return model._functional if model.built else None
+    return model if hasattr(model, "_nodes_by_depth") and hasattr(model, "_inputs_struct") else None
+
+
+def walk(model: Any, inputs: list, visit: Callable[[Any, tuple, dict, list], list]) -> list:
+    """Runs through a model's graph on any kind of values: `visit(operation, args, kwargs, output_tensors)` returns those of the outputs."""
+    graph = graph_of(model)
+    values = {id(tensor): value for tensor, value in zip(graph.inputs, inputs, strict=True)}
+    for depth in sorted(graph._nodes_by_depth, reverse=True):
+        for node in graph._nodes_by_depth[depth]:
+            if not node.operation or node.is_input or any(id(tensor) not in values for tensor in node.input_tensors):
+                continue
+            args, kwargs = node.arguments.fill_in(values)
+            outputs = visit(node.operation, args, kwargs, node.outputs)
+            values.update((id(tensor), value) for tensor, value in zip(node.outputs, outputs, strict=True))
+    return [values[id(tensor)] for tensor in graph.outputs]
+
+
+class Barrier(Rule):
+    """A layer without a rule: whatever it reads and gives keeps its width."""
+
+    def call(self, args, kwargs, shapes):
+        return self.barrier(args, kwargs, shapes, f"no rule says which units of a {type(self.layer).__name__} may go")
+
+
+class Tracer:
+    """All rules of a model's layers, and the units that they share."""
+
+    def __init__(self):
+        self.graph = Units()
+        self.rules: dict[int, Rule] = {}
+        self.calls: list[tuple[Rule, list[Signal], list[Signal]]] = []
+        self._prefixes: list[str] = []
+        self._names: dict[int, str] = {}
+        self._new: dict[int, Any] = {}
+        # Whether some steps of sequences are masked anywhere.
+        self.masks = False
+
+    def prefix(self, layer: Any) -> str:
+        """The layer's name, that of the nested model before it."""
+        return self._names.setdefault(id(layer), "/".join([*self._prefixes, layer.name]))
+
+    def rule(self, operation: Any) -> Rule:
+        """The rule object of a layer or operation, made at its first call."""
+        if id(operation) not in self.rules:
+            self.prefix(operation)
+            self.rules[id(operation)] = self._kind(operation)(operation, self)
+        return self.rules[id(operation)]
+
+    def _kind(self, operation: Any) -> type[Rule]:
+        if graph_of(operation) is not None:
+            return _RULES[keras.Model]
+        if isinstance(operation, keras.Layer):
+            return _RULES.get(type(operation)) or _RULES.get(keras.saving.get_registered_name(type(operation)), Barrier)
+        known = type(operation).__module__.startswith("keras.")
+        return _RULES.get(type(operation).__name__, Barrier) if known else Barrier
+
+    def visit(self, operation: Any, args: tuple, kwargs: dict, shapes: list[tuple]) -> list[Signal]:
+        """One call of a layer or operation."""
+        rule = self.rule(operation)
+        if kwargs.get("training") is True:
+            outputs = rule.barrier(args, kwargs, shapes, "is called with training=True")
+        else:
+            outputs = rule.call(args, kwargs, shapes)
+        if len(outputs) != len(shapes):
+            raise AssertionError(f"{type(rule).__name__} gave {len(outputs)} outputs for {len(shapes)}")
+        self.graph.never_empty.extend(signal.units for signal in outputs if signal.axis is not None)
+        self.calls.append((rule, signals_in((args, kwargs)), outputs))
+        return outputs
+
+    def trace(self, model: Any, inputs: list[Signal]) -> list[Signal]:
+        """The signals of a model's outputs."""
+
+        def visit(operation, args, kwargs, tensors):
+            return self.visit(operation, args, kwargs, [tensor.shape for tensor in tensors])
+
+        return walk(model, inputs, visit)
+
+    def nested(self, model: Any, inputs: list[Signal]) -> list[Signal]:
+        """The same for a model within the model."""
+        self._prefixes.append(model.name)
+        try:
+            return self.trace(model, inputs)
+        finally:
+            self._prefixes.pop()
+
+    # After `mark`
+
+    def rebuilt(self, operation: Any) -> Any:
+        """The new layer or operation for an old one: one for all its calls."""
+        if id(operation) not in self._new:
+            self._new[id(operation)] = self.rule(operation).rebuild()
+        return self._new[id(operation)]
+
+    def rebuild(self, model: Any, inputs: list[Signal]) -> Any:
+        """A model of the new layers, on inputs of the width that is left."""
+        graph = graph_of(model)
+        tensors = []
+        for tensor, signal in zip(graph.inputs, inputs, strict=True):
+            shape = list(tensor.shape)
+            if signal.axis is not None:
+                shape[signal.axis] = int(self.graph.kept(signal.units).sum())
+            old = tensor._keras_history.operation
+            tensors.append(type(old).from_config({**old.get_config(), "batch_shape": tuple(shape)}))
+        if isinstance(model, keras.Sequential):
+            return keras.Sequential([tensors[0], *map(self.rebuilt, model.layers)], name=model.name)
+
+        def visit(operation, args, kwargs, outputs):
+            return tree.flatten(self.rebuilt(operation)(*args, **kwargs))
+
+        outputs = walk(model, [layer.output for layer in tensors], visit)
+        inputs = tree.pack_sequence_as(graph._inputs_struct, [layer.output for layer in tensors])
+        kind = type(model) if _takes_tensors(type(model)) else keras.Model
+        return kind(inputs, tree.pack_sequence_as(graph._outputs_struct, outputs), name=model.name)
+
+    def parts(self, model: Any) -> list[tuple[Rule, Any]]:
+        """The rules of all layers with weights of their own, each with its new layer."""
+        operations = model.layers if isinstance(model, keras.Sequential) else graph_of(model).operations
+        found = {}
+        for operation in operations:
+            if id(operation) in self._new:
+                for rule, new in self.rule(operation).parts(self._new[id(operation)]):
+                    found[id(rule)] = rule, new
+        return list(found.values())
+
+
+def _takes_tensors(kind: type) -> bool:
+    """Whether a class of models is made as `keras.Model` is, from inputs and outputs."""
+    return list(inspect.signature(kind.__init__).parameters) in (
+        ["self", "args", "kwargs"],
+        ["self", "inputs", "outputs", "name", "kwargs"],
+    )
