@@ -1,3 +1,6 @@
 """Tools that take a whole model."""
 
+from keras_reg.models.compact import compact as compact
+from keras_reg.models.compact import compaction_plan as compaction_plan
+from keras_reg.models.compact import structural_groups as structural_groups
 from keras_reg.models.sparsity_report import sparsity as sparsity

@@ -22,7 +22,7 @@ class Compaction:
     """
 
     def __init__(self, model: Any, inputs: bool = False):
-        graph = _checked(model)
+        self.graph = graph = _checked(model)
         self.model = model
         self.tracer = Tracer()
         self.inputs = [_input(tensor, self.tracer.graph) for tensor in graph.inputs]

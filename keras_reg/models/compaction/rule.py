@@ -149,6 +149,10 @@ class Rule:
             return type(self.layer).from_config(self.layer.get_config())
         return type(self.layer).from_config({**self.layer.get_config(), **self.changes()})
 
+    def owned(self) -> list[keras.Variable]:
+        """The weights that no layer within has a rule for."""
+        return list(self.layer.weights) if isinstance(self.layer, keras.Layer) else []
+
     def parts(self, new: Any) -> list[tuple["Rule", Any]]:
         """The rules of the layers within, each with its new layer; itself where it has the weights."""
         return [(self, new)]

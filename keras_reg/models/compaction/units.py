@@ -37,6 +37,8 @@ class Units:
         self.pins: list[Pin] = []
         self.never_empty: list[np.ndarray] = []
         self.constraints: list[Callable[[Callable], np.ndarray]] = []
+        # Units that constraints let go only with others, such as those of one attention head.
+        self.bundles: list[np.ndarray] = []
         self._needed = None
 
     def new(self, number: int) -> np.ndarray:
@@ -64,9 +66,15 @@ class Units:
             unit = parent[unit]
         return unit
 
-    def roots(self) -> np.ndarray:
-        """For each unit the one that stands for all of those united with it."""
-        return np.array([self._root(unit) for unit in range(len(self._parent))])
+    def roots(self, bundled: bool = False) -> np.ndarray:
+        """For each unit the one that stands for all of those united with it, or bundled with them."""
+        graph = self
+        if bundled:
+            graph = Units()
+            graph._parent = self._parent.copy()
+            for units in self.bundles:
+                graph.unite(units[1:], units[:-1])
+        return np.array([graph._root(unit) for unit in range(len(graph._parent))])
 
     def needed(self, pins: list[Pin]) -> np.ndarray:
         """Which units must stay if these pins hold: whatever they need, directly or through others, and no more."""

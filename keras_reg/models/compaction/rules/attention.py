@@ -132,6 +132,7 @@ class MultiHeadAttentionRule(AttentionRule):
             for head in range(layer.num_heads):
                 self.graph.reads.append(Read(self.keys[head], self.held[head], self._uses(head), _nothing(layer.key_dim)))
             self.graph.constraints.append(self._even)
+            self.graph.bundles.extend(np.concatenate([self.keys, self.held], 1))
         return self.mix(value, kwargs, shapes[0])
 
     def _uses(self, head: int):

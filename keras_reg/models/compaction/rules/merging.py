@@ -129,7 +129,7 @@ class ConcatenateRule(Entrywise):
         shape = shapes[0]
         axis = self.layer.axis % len(shape)
         followed = {signal.axis for signal in signals if signal.axis is not None}
-        if not followed or followed == {axis} or shape[axis] is not None and axis in followed:
+        if not followed or followed == {axis} or (shape[axis] is not None and axis in followed):
             if not followed or any(signal.shape[axis] is None for signal in signals):
                 return self.barrier(args, kwargs, shapes, "joins lengths that are not known")
             parts = [signal.along(axis, self.graph, self.name) for signal in signals]

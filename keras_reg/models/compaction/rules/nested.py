@@ -11,8 +11,15 @@ from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.tracer import graph_of, rule_for
 
 
+class Wrapper(Rule):
+    """The weights are those of layers within, which have their own rules."""
+
+    def owned(self):
+        return []
+
+
 @rule_for(keras.Model)
-class ModelRule(Rule):
+class ModelRule(Wrapper):
     """A Sequential or functional model that is a layer of another: its own layers have their rules."""
 
     inputs: list[Signal] | None = None
@@ -52,7 +59,7 @@ class ModelRule(Rule):
 
 
 @rule_for(layers.TimeDistributed)
-class TimeDistributedRule(Rule):
+class TimeDistributedRule(Wrapper):
     """What the wrapped layer does, at every step."""
 
     def call(self, args, kwargs, shapes):
@@ -84,7 +91,7 @@ class TimeDistributedRule(Rule):
 
 
 @rule_for(layers.Bidirectional)
-class BidirectionalRule(Rule):
+class BidirectionalRule(Wrapper):
     """Two recurrent layers; where they are joined end to end, Keras expects both to have the same number of units."""
 
     def call(self, args, kwargs, shapes):
@@ -111,6 +118,7 @@ class BidirectionalRule(Rule):
         if not hasattr(self, "even") and layer.merge_mode in ("concat", None):
             self.even = one.units, other.units
             self.graph.constraints.append(self._even)
+            self.graph.bundles.extend(np.stack(self.even, 1))
         if layer.merge_mode is None:
             merged = [one, other]
         elif joined:

@@ -102,10 +102,7 @@ class PermuteRule(Rule):
     def call(self, args, kwargs, shapes):
         signal = args[0]
         rank = len(signal.shape)
-        if isinstance(self.layer, layers.Permute):
-            order = (0, *self.layer.dims)
-        else:
-            order = self.layer.axes or tuple(reversed(range(rank)))
+        order = (0, *self.layer.dims) if isinstance(self.layer, layers.Permute) else self.layer.axes or tuple(reversed(range(rank)))
         order = [axis % rank for axis in order]
         if signal.axis is None or order[0] != 0:
             return self.barrier(args, kwargs, shapes, "moves the axis of the examples")

@@ -1,0 +1,112 @@
+"""Cutting a model down to the units that contribute: the plan, the smaller model, and the groups that go together."""
+
+from typing import Any
+
+from keras_reg.models.compaction.compaction import Compaction
+from keras_reg.models.compaction.groups import StructuralGroup, groups
+from keras_reg.models.compaction.plan import CompactionPlan, plan
+
+
+def compaction_plan(model: Any, inputs: bool = False) -> CompactionPlan:
+    """What can leave a model and why the rest cannot, before anything is touched.
+
+    Args:
+        model: A built Sequential or functional model.
+        inputs: Whether input features may leave, too.
+
+    Returns:
+        A plan: `print` shows a table, as does a notebook. `layers` has a row for each layer with its width, parameters, MACs and bytes before
+        and after, `total` their sums, `blockers` who holds units back and why, `unread_inputs` the features that nothing reads.
+
+    Raises:
+        TypeError: If `model` is no Keras model.
+        ValueError: If it is not built, or subclassed.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_reg.models import compaction_plan
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation="relu"), keras.layers.Dense(2)])
+    >>> kernel, bias = model.layers[0].get_weights()
+    >>> kernel[:, 1:3] = 0
+    >>> model.layers[0].set_weights([kernel, bias])
+    >>> compaction_plan(model).total.parameters
+    (26, 14)
+    """
+    return plan(Compaction(model, inputs))
+
+
+def compact(model: Any, inputs: bool = False) -> Any:
+    """A smaller model with the same outputs: every unit that contributes nothing is gone.
+
+    A unit is a neuron, filter, channel, head, embedding dimension, or a recurrent unit. It leaves
+
+    - if none of the weights that read it is non-zero, but for weights of units that leave themselves, or
+    - if it is constant, as one whose incoming weights are all zero. The constant goes into the biases of the layers that read it. Where it
+      cannot, as at the border of a convolution that pads, the unit stays; a constant zero always can.
+
+    Members of a sum or product leave together or not at all. A layer for which there is no rule keeps its inputs and outputs, and
+    `compaction_plan` names it; `compaction_rule` adds rules. No layer loses all its units: one stays.
+
+    The outputs are equal up to the rounding of sums of fewer terms. The original is not touched; the new model is an ordinary Keras model with
+    the same names, dtypes, `trainable` flags, regularizers and compile state, where the optimizer keeps what it knew of the weights that are left.
+
+    Args:
+        model: A built Sequential or functional model.
+        inputs: Whether input features that nothing reads leave as well.
+
+    Returns:
+        The new model; with `inputs=True` a pair of it and a list with, for each input, the indices of the features that are left
+        (`None` where features cannot be followed).
+
+    Raises:
+        TypeError: If `model` is no Keras model.
+        ValueError: If it is not built, or subclassed.
+
+    Example:
+
+    >>> import keras
+    >>> import numpy as np
+    >>> from keras_reg.models import compact
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation="relu"), keras.layers.Dense(2)])
+    >>> kernel, bias = model.layers[0].get_weights()
+    >>> kernel[:, 1:3] = 0
+    >>> model.layers[0].set_weights([kernel, bias])
+    >>> small = compact(model)
+    >>> small.count_params(), model.count_params()
+    (14, 26)
+    >>> x = np.ones((1, 3))
+    >>> bool(np.allclose(small.predict(x, verbose=0), model.predict(x, verbose=0), rtol=1e-5))
+    True
+    """
+    compaction = Compaction(model, inputs)
+    new = compaction.build()
+    return (new, compaction.features()) if inputs else new
+
+
+def structural_groups(model: Any) -> list[StructuralGroup]:
+    """Which slices of which weights have to go together for one unit to leave, and what each would free.
+
+    Args:
+        model: A built Sequential or functional model.
+
+    Returns:
+        A list of groups: `slices` says which entries of which weights (`produces` those that make the unit, of which zeros let
+        `compact` take it out), `parameters` and `macs` what its leaving frees alone, `norm()` how far it is from leaving.
+
+    Raises:
+        TypeError: If `model` is no Keras model.
+        ValueError: If it is not built, or subclassed.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_reg.models import structural_groups
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(2, name="output")])
+    >>> groups = structural_groups(model)
+    >>> len(groups)
+    4
+    >>> print(groups[0])
+    hidden/kernel[1: 0], hidden/bias[0: 0], output/kernel[0: 0]: 6 parameters, 5 MACs
+    """
+    return groups(Compaction(model))
