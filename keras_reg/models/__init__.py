@@ -2,5 +2,6 @@
 
 from keras_reg.models.compact import compact as compact
 from keras_reg.models.compact import compaction_plan as compaction_plan
+from keras_reg.models.compact import compaction_rule as compaction_rule
 from keras_reg.models.compact import structural_groups as structural_groups
 from keras_reg.models.sparsity_report import sparsity as sparsity

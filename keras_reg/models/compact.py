@@ -2,9 +2,14 @@
 
 from typing import Any
 
+import keras
+
 from keras_reg.models.compaction.compaction import Compaction
 from keras_reg.models.compaction.groups import StructuralGroup, groups
 from keras_reg.models.compaction.plan import CompactionPlan, plan
+from keras_reg.models.compaction.rule import Rule
+from keras_reg.models.compaction.rules.merging import UnaryOperation
+from keras_reg.models.compaction.tracer import rule_for
 
 
 def compaction_plan(model: Any, inputs: bool = False) -> CompactionPlan:
@@ -15,8 +20,9 @@ def compaction_plan(model: Any, inputs: bool = False) -> CompactionPlan:
         inputs: Whether input features may leave, too.
 
     Returns:
-        A plan: `print` shows a table, as does a notebook. `layers` has a row for each layer with its width, parameters, MACs and bytes before
-        and after, `total` their sums, `blockers` who holds units back and why, `unread_inputs` the features that nothing reads.
+        A plan: `print` shows a table, as does a notebook. `layers` has a row for each layer with its width, parameters, MACs and bytes
+        before and after, `total` their sums, `blockers` which layers keep their width and why, `unread_inputs` the features that nothing
+        reads.
 
     Raises:
         TypeError: If `model` is no Keras model.
@@ -48,8 +54,9 @@ def compact(model: Any, inputs: bool = False) -> Any:
     Members of a sum or product leave together or not at all. A layer for which there is no rule keeps its inputs and outputs, and
     `compaction_plan` names it; `compaction_rule` adds rules. No layer loses all its units: one stays.
 
-    The outputs are equal up to the rounding of sums of fewer terms. The original is not touched; the new model is an ordinary Keras model with
-    the same names, dtypes, `trainable` flags, regularizers and compile state, where the optimizer keeps what it knew of the weights that are left.
+    The outputs are equal up to the rounding of sums of fewer terms. The original is not touched. The new model is an ordinary Keras
+    model with the same names, dtypes, `trainable` flags, regularizers and compile state; its optimizer keeps what it knew of the weights
+    that are left.
 
     Args:
         model: A built Sequential or functional model.
@@ -110,3 +117,30 @@ def structural_groups(model: Any) -> list[StructuralGroup]:
     hidden/kernel[1: 0], hidden/bias[0: 0], output/kernel[0: 0]: 6 parameters, 5 MACs
     """
     return groups(Compaction(model))
+
+
+def compaction_rule(layer_class: type, rule: Any = "entrywise") -> None:
+    """Tells `compact` how a layer of your own treats units. Without a rule it keeps the width of its inputs and outputs.
+
+    Args:
+        layer_class: The class; its subclasses need rules of their own.
+        rule: `"entrywise"` for a layer without weights whose one output depends, entry by entry, on the same entry of its one input.
+            For anything else a subclass of `keras_reg.models.compaction.rule.Rule`.
+
+    Raises:
+        TypeError: If `layer_class` is no class of layers, or `rule` is neither.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_reg.models import compaction_rule
+    >>> class Cube(keras.layers.Layer):
+    ...     def call(self, x):
+    ...         return x**3
+    >>> compaction_rule(Cube)
+    """
+    if not (isinstance(layer_class, type) and issubclass(layer_class, keras.Layer)):
+        raise TypeError(f"Argument `layer_class` must be a class of Keras layers. Received: layer_class={layer_class!r}")
+    if rule != "entrywise" and not (isinstance(rule, type) and issubclass(rule, Rule)):
+        raise TypeError(f"Argument `rule` must be 'entrywise' or a subclass of Rule. Received: rule={rule!r}")
+    rule_for(layer_class)(UnaryOperation if rule == "entrywise" else rule)

@@ -98,8 +98,8 @@ def _checked(model: Any) -> Any:
     graph = graph_of(model)
     if graph is None:
         raise ValueError(
-            f"Argument `model` must be a Sequential or functional model, whose graph can be followed. Received: {model.name!r}, a subclassed "
-            f"{type(model).__name__}: only its own code knows how its layers are connected."
+            "Argument `model` must be a Sequential or functional model, whose graph can be followed. "
+            f"Received: {model.name!r}, a subclassed {type(model).__name__}: only its own code knows how its layers are connected."
         )
     return graph
 

@@ -26,10 +26,11 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class Blocker:
-    """A layer that holds back units which nothing else needs, how many, and why."""
+    """A layer that keeps the width of its inputs: how many units, how many of these are constant and could go otherwise, and why."""
 
     layer: str
-    units: int
+    width: int
+    constant: int
     reason: str
 
 
@@ -66,7 +67,7 @@ class CompactionPlan:
         return columns
 
     def _notes(self) -> list[str]:
-        notes = [f"{blocker.layer} holds {blocker.units:,} units back: {blocker.reason}." for blocker in self.blockers]
+        notes = [f"{b.layer} keeps {b.width:,} units, {b.constant:,} of them constant: {b.reason}." for b in self.blockers]
         for name, indices in self.unread_inputs.items():
             notes.append(f"Input {name}: {len(indices):,} features are read by nothing; `compact(model, inputs=True)` leaves them out.")
         return [*notes, "MACs: multiplications for one example; a length that is not known counts as one."]
@@ -84,7 +85,10 @@ def plan(compaction: Compaction) -> CompactionPlan:
     """The figures of a compaction that has been decided."""
     rows = tuple(_row(rule, compaction) for rule in compaction.rules if rule.owned())
     total = LayerPlan(
-        "total", None, None, *(tuple(sum(getattr(row, field)[i] for row in rows) for i in (0, 1)) for field in ("parameters", "macs", "bytes"))
+        "total",
+        None,
+        None,
+        *(tuple(sum(getattr(row, field)[i] for row in rows) for i in (0, 1)) for field in ("parameters", "macs", "bytes")),
     )
     return CompactionPlan(rows, total, tuple(_blockers(compaction)), _unread(compaction))
 
@@ -108,20 +112,29 @@ def _row(rule: Rule, compaction: Compaction) -> LayerPlan:
 def _blockers(compaction: Compaction) -> list[Blocker]:
     graph = compaction.tracer.graph
     roots = graph.roots()
-    ends = [pin for pin in graph.pins if pin.reason in ("is an output of the model", "is an input of the model")]
-    wanted = graph.needed(ends)
-    found: dict[tuple[str, str], set] = {}
+    ends = {compaction.model.name}
+    last = {id(signal) for signal in compaction.outputs}
+    # What gives the model's outputs has their width in any case.
+    ends |= {rule.name for rule, _, outputs in compaction.tracer.calls if all(id(signal) in last for signal in outputs)}
+    fixed = {root for pin in graph.pins if pin.layer in ends for root in roots[pin.units].tolist()}
+    found: dict[tuple[str, str], tuple[set, set]] = {}
+
+    def note(layer, reason, units, constants):
+        pinned = {*roots[units].tolist()} - fixed
+        if pinned:
+            all_units, constant = found.setdefault((layer, reason), (set(), set()))
+            all_units |= pinned
+            if constants is not None:
+                constant |= {*roots[units[np.isfinite(constants)]].tolist()} & pinned
+
     for pin in graph.pins:
-        if held := set(roots[pin.units[~wanted[pin.units]]].tolist()):
-            found.setdefault((pin.layer, pin.reason), set()).update(held)
+        if pin.layer not in ends:
+            note(pin.layer, pin.reason, pin.units, pin.constants)
     for rule in compaction.rules:
         for matrix in rule.matrices():
-            stuck = matrix.stuck()
-            read = matrix.uses()[:, graph.kept(matrix.outputs)].any(1)
-            if held := set(roots[matrix.inputs[stuck & read]].tolist()):
-                reason = "they are constant, but not at the border of its padding"
-                found.setdefault((rule.name, reason), set()).update(held)
-    return [Blocker(layer, len(held), reason) for (layer, reason), held in found.items()]
+            held = matrix.inputs[matrix.stuck() & matrix.uses()[:, graph.kept(matrix.outputs)].any(1)]
+            note(rule.name, "no bias can stand for a constant at the border of its padding", held, np.zeros(len(held)))
+    return [Blocker(layer, len(width), len(constant), reason) for (layer, reason), (width, constant) in found.items()]
 
 
 def _unread(compaction: Compaction) -> dict[str, tuple[int, ...]]:

@@ -26,7 +26,7 @@ class Signal:
     def pin(self, graph: Units, layer: str, reason: str) -> None:
         """All units of this tensor stay."""
         if self.axis is not None:
-            graph.pin(self.units, layer, reason)
+            graph.pin(self.units, layer, reason, self.constants)
 
     def along(self, axis: int, graph: Units, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """The units and constants along an axis; fixed ones, and all others pinned, if it is not the one that is followed."""

@@ -15,7 +15,10 @@ _RULES: dict[Any, type[Rule]] = {}
 
 
 def rule_for(*kinds: Any) -> Callable[[type[Rule]], type[Rule]]:
-    """Registers a rule for layer classes, or for operations of `keras.ops` by the names of their classes. Subclasses need their own."""
+    """Registers a rule for layer classes (or their full names), or for operations of `keras.ops` by the names of their classes.
+
+    A subclass needs a rule of its own: what it computes is another thing.
+    """
 
     def register(rule: type[Rule]) -> type[Rule]:
         for kind in kinds:
@@ -50,7 +53,7 @@ class Barrier(Rule):
     """A layer without a rule: whatever it reads and gives keeps its width."""
 
     def call(self, args, kwargs, shapes):
-        return self.barrier(args, kwargs, shapes, f"no rule says which units of a {type(self.layer).__name__} may go")
+        return self.barrier(args, kwargs, shapes, f"there is no rule for {type(self.layer).__name__}")
 
 
 class Tracer:
@@ -81,7 +84,8 @@ class Tracer:
         if graph_of(operation) is not None:
             return _RULES[keras.Model]
         if isinstance(operation, keras.Layer):
-            return _RULES.get(type(operation)) or _RULES.get(keras.saving.get_registered_name(type(operation)), Barrier)
+            kind = type(operation)
+            return _RULES.get(kind) or _RULES.get(f"{kind.__module__}.{kind.__qualname__}", Barrier)
         known = type(operation).__module__.startswith("keras.")
         return _RULES.get(type(operation).__name__, Barrier) if known else Barrier
 

@@ -11,11 +11,12 @@ FIXED = 0
 
 @dataclass(frozen=True)
 class Pin:
-    """Units that stay because a layer cannot do without any of them, and why."""
+    """Units that stay because a layer cannot do without any of them, and why; `constants` as in a signal."""
 
     units: np.ndarray
     layer: str
     reason: str
+    constants: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ class Units:
                 # The smaller becomes the root, so that FIXED stays one.
                 self._parent[max(a, b)] = min(a, b)
 
-    def pin(self, units: np.ndarray, layer: str, reason: str) -> None:
+    def pin(self, units: np.ndarray, layer: str, reason: str, constants: np.ndarray | None = None) -> None:
         """These units stay."""
-        self.pins.append(Pin(units, layer, reason))
+        self.pins.append(Pin(units, layer, reason, constants))
 
     def _root(self, unit: int) -> int:
         parent = self._parent

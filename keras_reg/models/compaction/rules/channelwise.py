@@ -34,7 +34,8 @@ class BatchNormalizationRule(Rule):
     def slots(self):
         if self.units is None:
             return []
-        produced = {"gamma": (0,), "beta": (0,), "moving_mean": (), "moving_variance": ()}
+        # Without gamma it takes a mean of zero for zeros to come out as zeros.
+        produced = {"gamma": (0,), "beta": (0,), "moving_mean": () if self.layer.scale else (0,), "moving_variance": ()}
         return [Slot(path, {0: self.units}, axes) for path, axes in produced.items()]
 
 
@@ -122,6 +123,36 @@ class PoolingRule(Rule):
         if signal.axis is not None and signal.axis != (1 if first else len(signal.shape) - 1):
             return self.barrier(args, kwargs, shapes, "pools along the axis of the units")
         return [signal.like(shapes[0], axis=1 if first else len(shapes[0]) - 1)]
+
+
+@rule_for("keras.src.applications.convnext.StochasticDepth")
+class StochasticDepthRule(Rule):
+    def call(self, args, kwargs, shapes):
+        return [args[0].like(shapes[0])]
+
+
+@rule_for("keras.src.applications.convnext.LayerScale")
+class LayerScaleRule(Rule):
+    """A factor for each channel."""
+
+    units: np.ndarray | None = None
+
+    def call(self, args, kwargs, shapes):
+        (signal,) = args
+        if signal.axis != len(signal.shape) - 1:
+            return self.barrier(args, kwargs, shapes, "scales along another axis")
+        if self.units is None:
+            self.units = signal.units
+        else:
+            self.graph.unite(signal.units, self.units)
+        gamma = self.values("gamma").astype("float64")
+        return [signal.like(shapes[0], constants=np.where(gamma == 0, 0, signal.constants * gamma))]
+
+    def slots(self):
+        return [] if self.units is None else [Slot("gamma", {0: self.units}, (0,))]
+
+    def changes(self):
+        return {} if self.units is None else {"projection_dim": self.width(self.units)}
 
 
 @rule_for(layers.Rescaling)

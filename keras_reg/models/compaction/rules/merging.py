@@ -79,6 +79,14 @@ class MergeRule(Entrywise):
         return self.merge(signals, shapes[0], _MERGES[type(self.layer)])
 
 
+@rule_for("keras.src.applications.inception_resnet_v2.CustomScaleLayer")
+class ScaledSumRule(Entrywise):
+    """The first input and a multiple of the second."""
+
+    def call(self, args, kwargs, shapes):
+        return self.merge(list(args[0]), shapes[0], lambda one, other: one + other * self.layer.scale)
+
+
 _BINARY = {"Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Maximum", "Minimum", "Power", "FloorDivide", "Mod"}
 
 
