@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_reg.models.compaction.compaction import Compaction
 from keras_reg.models.compaction.rule import Rule
+from keras_reg.models.compaction.units import FIXED
 from keras_reg.models.table import html_table, text_table
 
 
@@ -116,7 +117,7 @@ def _blockers(compaction: Compaction) -> list[Blocker]:
     last = {id(signal) for signal in compaction.outputs}
     # What gives the model's outputs has their width in any case.
     ends |= {rule.name for rule, _, outputs in compaction.tracer.calls if all(id(signal) in last for signal in outputs)}
-    fixed = {root for pin in graph.pins if pin.layer in ends for root in roots[pin.units].tolist()}
+    fixed = {int(roots[FIXED])} | {root for pin in graph.pins if pin.layer in ends for root in roots[pin.units].tolist()}
     found: dict[tuple[str, str], tuple[set, set]] = {}
 
     def note(layer, reason, units, constants):

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any
 
 import keras
@@ -13,6 +12,13 @@ from keras import ops
 from keras_reg.callbacks.weights import read
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.units import Read, Units
+
+
+def resolve(layer: Any, path: str) -> Any:
+    """What is at a path of attributes, and of numbers for members of lists."""
+    for part in path.split("."):
+        layer = layer[int(part)] if part.isdigit() else getattr(layer, part)
+    return layer
 
 
 @dataclass
@@ -32,7 +38,7 @@ class Slot:
     finish: Callable[[np.ndarray], np.ndarray] | None = None
 
     def variable(self, layer: Any) -> keras.Variable | None:
-        return attrgetter(self.path)(layer)
+        return resolve(layer, self.path)
 
     def cut(self, values: np.ndarray, graph: Units) -> np.ndarray:
         """What is left of an array of this weight's shape, such as its values or its momenta."""
@@ -147,7 +153,10 @@ class Rule:
         """After `mark`: the smaller layer, not yet built."""
         if not isinstance(self.layer, keras.Layer):
             return type(self.layer).from_config(self.layer.get_config())
-        return type(self.layer).from_config({**self.layer.get_config(), **self.changes()})
+        try:
+            return type(self.layer).from_config({**self.layer.get_config(), **self.changes()})
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"Layer {self.name!r} cannot be made again from its own config: {error}") from error
 
     def owned(self) -> list[keras.Variable]:
         """The weights that no layer within has a rule for."""
@@ -175,9 +184,13 @@ class Rule:
     def width(self, units: np.ndarray) -> int:
         return int(self.graph.kept(units).sum())
 
+    def inner(self, path: str) -> Any:
+        """A layer within this one."""
+        return resolve(self.layer, path)
+
     def values(self, path: str) -> np.ndarray | None:
         """The present values of a weight."""
-        variable = attrgetter(path)(self.layer)
+        variable = resolve(self.layer, path)
         return None if variable is None else np.array(read(variable))
 
     def macs(self, kept: bool) -> int:
@@ -185,7 +198,7 @@ class Rule:
         slots = {slot.path: slot for slot in self.slots()}
         total = 0
         for path, positions in self.positions.items():
-            values = np.empty(attrgetter(path)(self.layer).shape, bool)
+            values = np.empty(resolve(self.layer, path).shape, bool)
             total += positions * (slots[path].cut(values, self.graph) if kept else values).size
         return total
 
