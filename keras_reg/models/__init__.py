@@ -1,3 +1,5 @@
 """Tools that take a whole model."""
 
+from keras_reg.models.attach import attach as attach
+from keras_reg.models.attach import detach as detach
 from keras_reg.models.sparsity_report import sparsity as sparsity

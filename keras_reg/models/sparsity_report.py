@@ -2,13 +2,13 @@
 
 import dataclasses
 import html
-import io
 import math
 from dataclasses import dataclass
 from typing import Any
 
 from keras_reg._validation import non_negative
 from keras_reg.callbacks.weights import choose, group_axis, penalty, read
+from keras_reg.models.table import html_table, text_table
 from keras_reg.ops.counts import count
 
 NOTE = (
@@ -77,33 +77,12 @@ class Sparsity:
         return columns
 
     def __str__(self) -> str:
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-
-        columns = self._columns()
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-        for index, title in enumerate(columns):
-            table.add_column(title, justify="right" if index else "left", no_wrap=True)
-        *rows, total = zip(*columns.values(), strict=True)
-        for row in rows:
-            table.add_row(*row)
-        table.add_section()
-        table.add_row(*total)
-        # The width of the text, whatever that of the terminal: a table that is cut off or folded is not readable.
-        console = Console(file=io.StringIO(), width=1000, color_system=None, markup=False, emoji=False)
-        console.print(table)
-        lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
-        return "\n".join([*(line for line in lines if line), "", "compressed: one bit for each weight, and the non-zero ones.", NOTE])
+        return "\n".join([text_table(self._columns(), total=True), "", "compressed: one bit for each weight, and the non-zero ones.", NOTE])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        columns = self._columns()
-        head = "".join(f"<th>{html.escape(title)}</th>" for title in columns)
-        rows = ["<td>" + "</td><td>".join(html.escape(cell) for cell in row) + "</td>" for row in zip(*columns.values(), strict=True)]
-        body = "".join(f"<tr>{row}</tr>" for row in rows)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{html.escape(NOTE)}</p>"
+        return f"{html_table(self._columns())}<p>{html.escape(NOTE)}</p>"
 
 
 def sparsity(model: Any, include: Any = "*", exclude: Any = None, near_zero: float = 1e-3) -> Sparsity:
