@@ -57,11 +57,13 @@ class Assignment:
             deciding = [i for i in slot.indices if id(weights[i]) in self.wanted or weights[i].trainable]
             value = final[deciding[0]]
             alike = all(same_regularizer(final[i], value) for i in deciding)
+            # The very object of the weight: what moves its strength is to be saved.
             self._in_slots.append((slot, value if alike else None))
             for i, variable in zip(slot.indices, fed, strict=True):
                 if alike:
                     around.pop(id(variable), None)
-                    self._on_variables[id(variable)] = (variable, value)
+                    if not same_regularizer(variable.regularizer, value):
+                        self._on_variables[id(variable)] = (variable, value)
                 elif i in deciding and final[i] is not None:
                     around[id(variable)] = variable
                 self.kept[id(variable)] = f"{original_class(slot.layer).__name__}.{slot.attribute.lstrip('_')}"

@@ -89,10 +89,10 @@ def attach(model: Any, penalty: Any, include: Any = None, exclude: Any = None, w
     >>> from keras_reg.regularizers import L1
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(1, name="output")])
     >>> print(attach(model, L1(1e-3)))
-     weight          shape  penalty      kept in                   note
-     ─────────────────────────────────────────────────────────────────
-     hidden/kernel     3×4  L1(l1=0.001)  Dense.kernel_regularizer
-     output/kernel     4×1  L1(l1=0.001)  Dense.kernel_regularizer
+     weight         shape  penalty       kept in
+     ────────────────────────────────────────────────────────────
+     hidden/kernel  3×4    L1(l1=0.001)  Dense.kernel_regularizer
+     output/kernel  4×1    L1(l1=0.001)  Dense.kernel_regularizer
     >>> len(model.losses)
     2
     """
@@ -107,17 +107,19 @@ def attach(model: Any, penalty: Any, include: Any = None, exclude: Any = None, w
         if not variable.trainable and id(variable) not in named:
             rows.append((weight, variable.regularizer, "frozen, left out"))
         elif variable.regularizer is not None and _is_that(variable.regularizer, regularizer):
+            # Whether it would last is not said by that.
+            wanted.append((variable, variable.regularizer))
             rows.append((weight, variable.regularizer, "had it already"))
         else:
             _check(weight, regularizer)
-            wanted.append((variable, regularizer))
+            wanted.append((variable, own_copy(regularizer)))
             rows.append((weight, regularizer, "" if variable.trainable else "frozen: does nothing until it is trainable"))
     if not any(note != "frozen, left out" for _, _, note in rows):
         raise ValueError(
             f"All selected weights are frozen, where a penalty does nothing: {', '.join(w.name for w, _, _ in rows)}. Make them trainable "
             "first, or name the variables themselves in `include`."
         )
-    assignment = Assignment(model, [(variable, own_copy(regularizer)) for variable, regularizer in wanted], lasting)
+    assignment = Assignment(model, wanted, lasting)
     assignment.apply()
     return _changes(rows, assignment)
 

@@ -87,22 +87,35 @@ def rebuild(layer: Any, bare: bool = False) -> Any:
     Raises:
         ValueError: if there is none, or if its weights are not those of the layer.
     """
-    try:
-        with _random_state_kept(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what Keras warns of there, it has warned of when the layer itself was built
-            config = original_config(layer) if bare else keras.saving.serialize_keras_object(layer)
-            config.pop("compile_config", None)
-            copy = keras.saving.deserialize_keras_object(config, custom_objects=_classes(layer), safe_mode=False)
-            if len(copy.weights) < len(layer.weights):
-                _call_symbolically(copy, layer, config.get("build_config") or {})
-    except Exception as error:
-        # Keras quotes the whole config, and the cause after it.
-        cause = " ".join(str(error).split()).rpartition("Exception encountered: ")[2]
-        raise ValueError(f"Keras cannot rebuild it ({cause[:200]})") from error
+    with refusals():
+        config = original_config(layer) if bare else keras.saving.serialize_keras_object(layer)
+    # Compiling is not what is asked about.
+    config.pop("compile_config", None)
+    return rebuild_from(config, layer)
+
+
+def rebuild_from(config: dict, layer: Any) -> Any:
+    """A copy from another config, with the weights that the layer has."""
+    with refusals(), _random_state_kept(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Keras warns of there, it has warned of when the layer itself was built
+        copy = keras.saving.deserialize_keras_object(config, custom_objects=own_classes(layer), safe_mode=False)
+        if len(copy.weights) < len(layer.weights):
+            _call_symbolically(copy, layer, config.get("build_config") or {})
     expected, got = ([(v.name, tuple(v.shape)) for v in each.weights] for each in (layer, copy))
     if got != expected:
         raise ValueError(f"the rebuilt layer has other weights: {_listed(got)}, not {_listed(expected)}")
     return copy
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """Have any error of Keras's serialization, or of the user's class in it, say in one line what is the matter."""
+    try:
+        yield
+    except Exception as error:
+        # Keras quotes the whole config, and the cause after it.
+        cause = " ".join(str(error).split()).rpartition("Exception encountered: ")[2]
+        raise ValueError(f"Keras cannot rebuild it ({cause[:200]})") from error
 
 
 def slots(layer: Any) -> tuple[list[Slot], list[Any]]:
@@ -128,7 +141,7 @@ def same_regularizer(a: Any, b: Any) -> bool:
     return type(a) is type(b) and hasattr(a, "get_config") and a.get_config() == b.get_config()
 
 
-def _classes(layer: Any) -> dict[str, type]:
+def own_classes(layer: Any) -> dict[str, type]:
     """Those that are not Keras's: the user names them to `load_model`, or has registered them."""
     things = list(layers_of(layer))
     things += [v.regularizer for v in layer.weights if v.regularizer is not None]
