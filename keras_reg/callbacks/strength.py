@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from keras_reg._validation import greater_than, non_negative, one_of, real_number
+from keras_reg.callbacks.mistakes import warn_of_mistakes
 from keras_reg.ops.groups import group_axes
 from keras_reg.regularizers import Penalty
 from keras_reg.regularizers.acting import proximal_optimizers
@@ -147,6 +148,7 @@ class StrengthScheduler(_StrengthCallback):
 
     def on_train_begin(self, logs=None):
         self._build()
+        warn_of_mistakes(self.model)
         self._strengths = _Strengths(self.model)
         present = self._strengths.read()
         if self.model.built and not present:
@@ -244,6 +246,7 @@ class TargetSparsity(_StrengthCallback):
 
     def on_train_begin(self, logs=None):
         self._build()
+        warn_of_mistakes(self.model)
         self._strengths = _Strengths(self.model)
         proximal = {path for optimizer in proximal_optimizers(self.model.optimizer) if optimizer.built for path in optimizer.strengths}
         if not proximal:

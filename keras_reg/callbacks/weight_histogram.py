@@ -13,6 +13,7 @@ from keras_reg._validation import boolean, non_negative
 from keras_reg.callbacks.event_file import EventFile, histogram_record, scalar_record
 from keras_reg.callbacks.figures import MeanPenalty, by_class, shares
 from keras_reg.callbacks.gradients import gradient_function
+from keras_reg.callbacks.mistakes import warn_of_mistakes
 from keras_reg.callbacks.weights import choose, group_axis, named_weights, penalty, read
 from keras_reg.ops.counts import Counts, count, histogram
 
@@ -102,6 +103,7 @@ class WeightHistogram(keras.callbacks.Callback):
     # `self.model` is looked at where a record is due and nowhere else: on JAX each look breaks into the flow of the training steps.
 
     def on_train_begin(self, logs=None):
+        warn_of_mistakes(self.model)
         self._start_step = self._weights = self._file = self._mean_penalty = None
         self._batches = self._epoch_batches = 0
 

@@ -77,7 +77,7 @@ class Sparsity:
         return columns
 
     def __str__(self) -> str:
-        return "\n".join([text_table(self._columns()), "", "compressed: one bit for each weight, and the non-zero ones.", NOTE])
+        return "\n".join([text_table(self._columns(), total=True), "", "compressed: one bit for each weight, and the non-zero ones.", NOTE])
 
     __repr__ = __str__
 

@@ -1,6 +1,6 @@
 """The optimizer that applies the proximal maps of the penalties after every update of another one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -130,7 +130,7 @@ class Proximal(keras.optimizers.Optimizer):
         variables = list(variables)
         if not variables:  # Keras, on loading HDF5: it has none at hand then
             return
-        penalised = [v for v in variables if isinstance(v.regularizer, Penalty) and v.regularizer.proximal]
+        penalised = [v for v in variables if _is_proximal(v.regularizer)]
         if not penalised:
             others = sorted({type(v.regularizer).__name__ for v in variables if v.regularizer is not None})
             raise ValueError(
@@ -139,7 +139,7 @@ class Proximal(keras.optimizers.Optimizer):
                 "`kernel_regularizer=keras_reg.regularizers.L1(1e-4, proximal=True)`, or train with the inner optimizer alone."
             )
         for variable in penalised:
-            self._check_prox(variable)
+            self._check_prox(variable, variable.regularizer)
         self.inner_optimizer.build(variables)
         if step_sizes.momentum(self.inner_optimizer):
             # Among the inner variables: on JAX those alone are put back where a step only accumulates gradients.
@@ -155,10 +155,9 @@ class Proximal(keras.optimizers.Optimizer):
         self.inner_optimizer._update_model_variables_moving_average = self._average
         self.built = True
 
-    def _check_prox(self, variable: Any) -> None:
+    def _check_prox(self, variable: Any, penalty: Penalty) -> None:
         """Refuse, by name, a penalty without a prox in the metric."""
-        penalty, rank = variable.regularizer, len(variable.shape)
-        sample = ops.ones((2,) * rank, "float32")
+        sample = ops.ones((2,) * len(variable.shape), "float32")
         step = ops.ones_like(sample) if self.metric == "preconditioned" else 1.0
         try:
             penalty.prox(sample, step)
@@ -181,6 +180,28 @@ class Proximal(keras.optimizers.Optimizer):
         penalty = variable.regularizer.at_strength(variable.regularizer.strength)
         penalty.claim = Claim(self, variable, strength)
         variable.regularizer = penalty
+
+    def check_penalties(self, regularizer_of: Callable[[Any], Any]) -> None:
+        """Raise a `ValueError` where this optimizer, built, could not apply the penalties that its variables are to get."""
+        penalised = [(v, r) for v in self._trainable_variables if _is_proximal(r := regularizer_of(v))]
+        if not penalised:
+            raise ValueError(
+                f"{self.name!r} would have nothing left to apply, and the model could not be trained on after loading. Compile it with "
+                "the inner optimizer first: `model.compile(model.optimizer.inner_optimizer, …)`. Nothing was changed."
+            )
+        for variable, penalty in penalised:
+            self._check_prox(variable, penalty)
+
+    def refresh_claims(self) -> None:
+        """Take up the penalties that the variables have got since it was built, and drop those that are gone."""
+        for variable in self._trainable_variables:
+            key, penalty = self._var_key(variable), variable.regularizer
+            wanted = _is_proximal(penalty)
+            if key in self._claims and not (wanted and penalty.claim is not None and penalty.claim.is_of(self)):
+                _, strength = self._claims.pop(key)
+                self._untrack_variable(strength)
+            if wanted and key not in self._claims:
+                self._claim(variable)
 
     def applies_prox_to(self, variable: Any) -> bool:
         """Whether this optimizer, once built, applies a prox to the variable after each update."""
@@ -287,7 +308,7 @@ class Proximal(keras.optimizers.Optimizer):
 
     def save_own_variables(self, store: Any) -> None:
         # Keras saves the inner optimizer, an attribute, by itself.
-        for index, variable in enumerate(self._variables):
+        for index, variable in enumerate(self._strengths_in_order()):
             store[str(index)] = ops.convert_to_numpy(variable)
 
     def load_own_variables(self, store: Any) -> None:
@@ -296,8 +317,13 @@ class Proximal(keras.optimizers.Optimizer):
                 f"{self.name!r} has {len(self._variables)} penalised variables, and the saved one {len(store)}: "
                 "were they built for the same model?"
             )
-        for index, variable in enumerate(self._variables):
+        for index, variable in enumerate(self._strengths_in_order()):
             variable.assign(store[str(index)])
+
+    def _strengths_in_order(self) -> list:
+        """In the order in which a new one would claim its variables, whenever this one claimed them."""
+        keys = map(self._var_key, self._trainable_variables)
+        return [self._claims[key][1] for key in keys if key in self._claims]
 
     def get_config(self) -> dict:
         inner = keras.saving.serialize_keras_object(self.inner_optimizer)
@@ -326,6 +352,10 @@ def _optimizer(inner: Any) -> Any:
         if isinstance(optimizer, kind):
             raise ValueError(f"Argument `inner_optimizer` must not be {kind.__name__}: {reason}. Received: inner_optimizer={inner!r}")
     return optimizer
+
+
+def _is_proximal(regularizer: Any) -> bool:
+    return isinstance(regularizer, Penalty) and regularizer.proximal
 
 
 def _wide(variable: Any) -> str:

@@ -74,7 +74,7 @@ class CompactionPlan:
         return [*notes, "MACs: multiplications for one example; a length that is not known counts as one."]
 
     def __str__(self) -> str:
-        return "\n".join([text_table(self._columns(), left=2), "", *self._notes()])
+        return "\n".join([text_table(self._columns(), total=True, left=("kind",)), "", *self._notes()])
 
     __repr__ = __str__
 

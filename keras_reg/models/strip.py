@@ -1,0 +1,145 @@
+"""A model without keras_reg: what is deployed, or handed to somebody who has only Keras."""
+
+import warnings
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_reg._registration import PACKAGE
+from keras_reg.regularizers.acting import proximal_optimizers
+from keras_reg.regularizers.carrier import KEY
+from keras_reg.regularizers.rebuilt import layers_of, rebuild_from, refusals
+
+
+def strip(model: keras.Model) -> keras.Model:
+    """A plain Keras model with the same weights and outputs, that is saved, loaded and exported without keras_reg.
+
+    Penalties of keras_reg go, and Keras's own regularizers stay. A compiled model stays compiled: `Proximal` gives way to its inner
+    optimizer with its state, so that training goes on without penalties; metrics of keras_reg are dropped, and with a loss of keras_reg the
+    result is not compiled. Both are said by a warning.
+
+    Args:
+        model: A built Keras model. It stays as it is.
+
+    Returns:
+        A new model.
+
+    Raises:
+        ValueError: where something of keras_reg cannot be taken out, as where a class of the user's puts it in when it is built.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_reg.models import strip
+    >>> from keras_reg.regularizers import L1
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, kernel_regularizer=L1(0.1))])
+    >>> strip(model).layers[0].kernel_regularizer is None, len(model.losses)
+    (True, 1)
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"Argument `model` must be a Keras model. Received: model={model!r} (of type {type(model).__name__})")
+    if not model.built:
+        raise ValueError(f"Argument `model` must be built: call {model.name!r} on data first. Received: a model without weights")
+    try:
+        with refusals():
+            config = keras.saving.serialize_keras_object(model)
+        compiled = config.pop("compile_config", None)
+        ours = _our_classes(model)
+        plain = rebuild_from(_without(config, ours), model)
+    except ValueError as error:
+        raise ValueError(f"{model.name!r} cannot be stripped: {error}") from None
+    for variable, own in zip(model.weights, plain.weights, strict=True):
+        own.assign(ops.convert_to_tensor(variable))
+    _check_plain(plain, ours)
+    if model.compiled and compiled:
+        _compile(plain, model, compiled, ours)
+    return plain
+
+
+def _our_classes(model: Any) -> dict[str, type]:
+    """By their registered names: those of keras_reg, and the user's own that derive from them."""
+    things = [v.regularizer for v in model.weights]
+    for layer in layers_of(model):
+        things += [layer, *(value for value in vars(layer).values() if isinstance(value, keras.regularizers.Regularizer))]
+    used = {keras.saving.get_registered_name(c): c for thing in things for c in [type(thing)] if _is_ours(c)}
+    return {name: c for name, c in keras.saving.get_custom_objects().items() if isinstance(c, type) and _is_ours(c)} | used
+
+
+def _is_ours(cls: type) -> bool:
+    return any(base.__module__.split(".")[0] == PACKAGE for base in cls.__mro__)
+
+
+def _without(node: Any, ours: dict[str, type]) -> Any:
+    """A serialized config without what is ours in it."""
+    if isinstance(node, (list, tuple)):
+        return type(node)(_without(item, ours) for item in node)
+    if not isinstance(node, dict):
+        return node
+    name = node.get("registered_name")
+    if name not in ours or "config" not in node:
+        return {key: _without(value, ours) for key, value in node.items()}
+    config = node["config"]
+    if isinstance(config, dict) and KEY in config:
+        around = {key: value for key, value in node.items() if key in ("build_config", "shared_object_id")}
+        return _without({**config["layer"], **around}, ours)
+    if issubclass(ours[name], keras.regularizers.Regularizer):
+        return None
+    if "inner_optimizer" in config:
+        return _without(config["inner_optimizer"], ours)
+    layer = config.get("name") if isinstance(config, dict) else None
+    raise ValueError(f"it holds a {name} ({layer!r}), which has no counterpart in Keras")
+
+
+def _check_plain(plain: Any, ours: dict[str, type]) -> None:
+    left = [layer.name for layer in layers_of(plain) if _is_ours(type(layer))]
+    left += [variable.path for variable in plain.weights if _is_ours(type(variable.regularizer))]
+    for layer in layers_of(plain):
+        left += [f"{layer.name}.{name}" for name, value in vars(layer).items() if _is_ours(type(value))]
+    if left:
+        raise ValueError(
+            f"{plain.name!r} cannot be stripped: {', '.join(dict.fromkeys(left))} would have keras_reg again whenever it is built. The "
+            "class that builds it puts it there: give the class an argument for the regularizer, and its `get_config` that argument."
+        )
+
+
+def _compile(plain: Any, model: Any, compiled: dict, ours: dict[str, type]) -> None:
+    dropped = []
+
+    def kept(node: Any) -> Any:
+        """Metrics that are not ours, at their places."""
+        if isinstance(node, dict) and node.get("registered_name") in ours:
+            dropped.append(node["class_name"])
+            return None
+        if isinstance(node, dict):
+            return {key: kept(value) for key, value in node.items()}
+        if isinstance(node, (list, tuple)):
+            return [value for item in node if (value := kept(item)) is not None or item is None]
+        return node
+
+    config = dict(compiled)
+    if _names(config.get("loss")) & set(ours):
+        warnings.warn(
+            f"strip: {model.name!r} was compiled with a loss of keras_reg, so that the stripped model is not compiled.", stacklevel=3
+        )
+        return
+    for key in ("metrics", "weighted_metrics"):
+        config[key] = kept(config.get(key))
+    if dropped:
+        warnings.warn(f"strip: {', '.join(dropped)} of {model.name!r} belongs to keras_reg and was dropped.", stacklevel=3)
+    config["optimizer"] = _without(config.get("optimizer"), ours)
+    plain.compile_from_config(config)
+    optimizer = model.optimizer
+    if optimizer is None or not optimizer.built:
+        return
+    proximal = list(proximal_optimizers(optimizer))
+    own = {id(v) for o in proximal for v in [*o._variables, o._past]}
+    state = [v for v in optimizer.variables if id(v) not in own]
+    for variable, target in zip(state, plain.optimizer.variables, strict=True):
+        target.assign(ops.convert_to_tensor(variable))
+
+
+def _names(node: Any) -> set[str]:
+    if isinstance(node, dict):
+        return {node.get("registered_name")} | {name for value in node.values() for name in _names(value)}
+    return {name for item in node for name in _names(item)} if isinstance(node, (list, tuple)) else set()

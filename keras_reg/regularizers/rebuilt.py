@@ -1,0 +1,182 @@
+"""What becomes of the penalties of a layer when it is rebuilt from its config, as saving, loading and cloning do.
+
+Found out by doing it: a copy is rebuilt with a mark in every regularizer attribute, and the weights on which marks arrive tell which
+attribute feeds which of them. No list of layer classes could say that of a wrapper, a block or a model of the user's own.
+"""
+
+import contextlib
+import random
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_reg._registration import register
+from keras_reg.regularizers.carrier import original_class, original_config
+
+REGULARIZER_ATTRIBUTE = re.compile(r"_?(?!activity)\w*regularizer")
+
+
+@register
+class Mark(keras.regularizers.Regularizer):
+    """A regularizer that does nothing and is recognised."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+    def __call__(self, w: Any) -> Any:
+        return keras.ops.zeros(())
+
+    def get_config(self) -> dict:
+        return {"number": self.number}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """An attribute of a live layer whose regularizer reaches, in a rebuilt copy, the weights at `indices`."""
+
+    layer: Any
+    attribute: str
+    indices: tuple[int, ...]
+
+    def get(self) -> Any:
+        return getattr(self.layer, self.attribute)
+
+    def set(self, regularizer: Any) -> None:
+        setattr(self.layer, self.attribute, regularizer)
+
+
+def units(model: Any) -> list[Any]:
+    """The layers that are rebuilt one by one, each as a whole, from a config of its own; Keras's own models are looked into."""
+    found: dict[int, Any] = {}
+
+    def visit(layer: Any) -> None:
+        if isinstance(layer, keras.Model) and type(layer).__module__.split(".")[0] == "keras":
+            for inner in layer.layers:
+                visit(inner)
+        else:
+            found.setdefault(id(layer), layer)
+
+    visit(model)
+    return list(found.values())
+
+
+def layers_of(layer: Any) -> Iterator[Any]:
+    """The layer and all in it, each once."""
+    yield from dict.fromkeys(layer._flatten_layers())
+
+
+def regularizer_attributes(layer: Any) -> Iterator[str]:
+    """Names of the attributes of this very layer that hold the regularizer of a weight, or would."""
+    for name, value in vars(layer).items():
+        if REGULARIZER_ATTRIBUTE.fullmatch(name) and (value is None or isinstance(value, keras.regularizers.Regularizer)):
+            yield name
+
+
+def rebuild(layer: Any, bare: bool = False) -> Any:
+    """A copy from the config, with weights of its own, that nothing else knows of.
+
+    Args:
+        layer: A built layer.
+        bare: Whether to leave out what is carried around its config.
+
+    Raises:
+        ValueError: if there is none, or if its weights are not those of the layer.
+    """
+    with refusals():
+        config = original_config(layer) if bare else keras.saving.serialize_keras_object(layer)
+    # Compiling is not what is asked about.
+    config.pop("compile_config", None)
+    return rebuild_from(config, layer)
+
+
+def rebuild_from(config: dict, layer: Any) -> Any:
+    """A copy from another config, with the weights that the layer has."""
+    with refusals(), _random_state_kept(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Keras warns of there, it has warned of when the layer itself was built
+        copy = keras.saving.deserialize_keras_object(config, custom_objects=own_classes(layer), safe_mode=False)
+        if len(copy.weights) < len(layer.weights):
+            _call_symbolically(copy, layer, config.get("build_config") or {})
+    expected, got = ([(v.name, tuple(v.shape)) for v in each.weights] for each in (layer, copy))
+    if got != expected:
+        raise ValueError(f"the rebuilt layer has other weights: {_listed(got)}, not {_listed(expected)}")
+    return copy
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """Have any error of Keras's serialization, or of the user's class in it, say in one line what is the matter."""
+    try:
+        yield
+    except Exception as error:
+        # Keras quotes the whole config, and the cause after it.
+        cause = " ".join(str(error).split()).rpartition("Exception encountered: ")[2]
+        raise ValueError(f"Keras cannot rebuild it ({cause[:200]})") from error
+
+
+def slots(layer: Any) -> tuple[list[Slot], list[Any]]:
+    """The attributes that reach weights, and for each weight the regularizer it is rebuilt with whatever they hold."""
+    marked = [Slot(inner, attribute, ()) for inner in layers_of(layer) for attribute in regularizer_attributes(inner)]
+    before = [slot.get() for slot in marked]
+    try:
+        for number, slot in enumerate(marked):
+            slot.set(Mark(number))
+        rebuilt = [v.regularizer for v in rebuild(layer, bare=True).weights]
+    finally:
+        for slot, regularizer in zip(marked, before, strict=True):
+            slot.set(regularizer)
+    reached = [r.number if isinstance(r, Mark) else None for r in rebuilt]
+    found = [Slot(slot.layer, slot.attribute, tuple(i for i, r in enumerate(reached) if r == number)) for number, slot in enumerate(marked)]
+    return [slot for slot in found if slot.indices], [None if isinstance(r, Mark) else r for r in rebuilt]
+
+
+def same_regularizer(a: Any, b: Any) -> bool:
+    """Whether two regularizers are rebuilt alike."""
+    if a is b:
+        return True
+    return type(a) is type(b) and hasattr(a, "get_config") and a.get_config() == b.get_config()
+
+
+def own_classes(layer: Any) -> dict[str, type]:
+    """Those that are not Keras's: the user names them to `load_model`, or has registered them."""
+    things = list(layers_of(layer))
+    things += [v.regularizer for v in layer.weights if v.regularizer is not None]
+    named = {original_class(thing) for thing in things}
+    named = {c for c in named if c.__module__.split(".")[0] not in ("keras", "keras_reg")}
+    return {c.__name__: c for c in named} | {keras.saving.get_registered_name(c): c for c in named}
+
+
+def _call_symbolically(copy: Any, layer: Any, shapes: dict) -> None:
+    """Build what is only built by a call, as the graph of a functional model does on loading."""
+
+    def fresh(value):
+        # Without the history of the model's own tensors, which would take the copy for a part of it.
+        return keras.KerasTensor(value.shape, value.dtype) if isinstance(value, keras.KerasTensor) else value
+
+    if layer._inbound_nodes:
+        arguments = layer._inbound_nodes[0].arguments
+        copy(*keras.tree.map_structure(fresh, arguments.args), **keras.tree.map_structure(fresh, arguments.kwargs))
+    elif "input_shape" in shapes:
+        copy(keras.tree.map_shape_structure(keras.KerasTensor, shapes["input_shape"]))
+    elif "shapes_dict" in shapes:
+        copy(**{name.removesuffix("_shape"): keras.KerasTensor(shape) for name, shape in shapes["shapes_dict"].items()})
+
+
+@contextlib.contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Initial weights draw seeds: what is drawn for a copy must not change what training draws next."""
+    state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numpy_state)
+
+
+def _listed(weights: list[tuple]) -> str:
+    shown = ", ".join(f"{name} {shape}" for name, shape in weights[:4])
+    return f"{shown}, … ({len(weights)} in all)" if len(weights) > 4 else shown or "none"
