@@ -8,9 +8,11 @@ import keras
 
 from keras_reg._validation import boolean
 from keras_reg.models.assignment import Assignment, is_claimed, own_copy
+from keras_reg.models.compact import structural_groups
 from keras_reg.models.selecting import Weight, by_mapping, select
+from keras_reg.models.structural import structural_parts
 from keras_reg.models.table import html_table, text_table
-from keras_reg.regularizers import Penalty
+from keras_reg.regularizers import Penalty, StructuralGroupLasso
 from keras_reg.regularizers.mistakes import describe, does_nothing
 from keras_reg.regularizers.rebuilt import same_regularizer
 
@@ -64,7 +66,8 @@ def attach(model: Any, penalty: Any, include: Any = None, exclude: Any = None, w
     Args:
         model: A built Keras model or layer.
         penalty: A regularizer, of keras_reg or of Keras, or its name; every place gets a copy of its own. Or a mapping from what
-            `include` takes to regularizers: the first key that a weight answers to decides, and `None` leaves it alone.
+            `include` takes to regularizers: the first key that a weight answers to decides, and `None` leaves it alone. A
+            `StructuralGroupLasso` goes to all weights, biases and normalization too, that make units which could leave the model.
         include: Which layers or weights: a layer type, a pattern of names or paths such as `"block5_*"`, a function of a layer that
             returns a boolean, a layer, a variable, or a list of those. It answers for all that is inside. Defaults to all.
         exclude: Which of these to leave out, in the same terms.
@@ -97,8 +100,17 @@ def attach(model: Any, penalty: Any, include: Any = None, exclude: Any = None, w
     2
     """
     boolean(lasting, "lasting")
-    chosen = select(model, include, exclude, weights)
-    pairs = by_mapping(chosen, penalty) if isinstance(penalty, Mapping) and "class_name" not in penalty else [(w, penalty) for w in chosen]
+    if isinstance(penalty, StructuralGroupLasso) and penalty.structure is None:
+        # Its groups take in biases and normalization: all that makes a unit.
+        weights = "*" if weights == "kernel" else weights
+        allowed = [weight.variable for weight in select(model, include, exclude, weights) if weight.variable.trainable]
+        parts = {id(variable): (variable, part) for variable, part in structural_parts(structural_groups(model), penalty, allowed)}
+        include, exclude = [variable for variable, _ in parts.values()], None
+        pairs = [(weight, parts[id(weight.variable)][1]) for weight in select(model, include, None, weights)]
+    else:
+        chosen = select(model, include, exclude, weights)
+        mapping = isinstance(penalty, Mapping) and "class_name" not in penalty
+        pairs = by_mapping(chosen, penalty) if mapping else [(weight, penalty) for weight in chosen]
     given = {id(value): _regularizer(value) for _, value in pairs}
     named = {id(item) for item in (include if isinstance(include, (list, tuple, set)) else [include]) if isinstance(item, keras.Variable)}
     rows, wanted = [], []

@@ -11,8 +11,9 @@ from keras_reg._validation import non_negative, one_of
 from keras_reg.ops.dtypes import widen
 from keras_reg.ops.fused import fused
 from keras_reg.optimizers import step_sizes
-from keras_reg.regularizers import Penalty
+from keras_reg.regularizers import Penalty, StructuralGroupLasso
 from keras_reg.regularizers.acting import Claim
+from keras_reg.regularizers.structural import Groups
 
 METRICS = ("auto", "euclidean", "preconditioned")
 REFUSED = {
@@ -150,6 +151,7 @@ class Proximal(keras.optimizers.Optimizer):
         self._trainable_variables.extend(variables)
         for variable in penalised:
             self._claim(variable)
+        self._join()
         # From the inside, at the one place that sees real updates alone and their learning rate, on every backend.
         self.inner_optimizer._backend_update_step = self._update_and_apply_prox
         self.inner_optimizer._update_model_variables_moving_average = self._average
@@ -157,6 +159,8 @@ class Proximal(keras.optimizers.Optimizer):
 
     def _check_prox(self, variable: Any, penalty: Penalty) -> None:
         """Refuse, by name, a penalty without a prox in the metric."""
+        if _structure(penalty) is not None:
+            return
         sample = ops.ones((2,) * len(variable.shape), "float32")
         step = ops.ones_like(sample) if self.metric == "preconditioned" else 1.0
         try:
@@ -181,6 +185,16 @@ class Proximal(keras.optimizers.Optimizer):
         penalty.claim = Claim(self, variable, strength)
         variable.regularizer = penalty
 
+    def _join(self) -> None:
+        """Tell the parts of a penalty that reaches over several weights of each other."""
+        structures: dict[str, list] = {}
+        for variable, _ in self._claims.values():
+            if (structure := _structure(variable.regularizer)) is not None:
+                structures.setdefault(structure, []).append(variable)
+        for partners in structures.values():
+            for variable in partners:
+                variable.regularizer.partners = tuple(partners)
+
     def check_penalties(self, regularizer_of: Callable[[Any], Any]) -> None:
         """Raise a `ValueError` where this optimizer, built, could not apply the penalties that its variables are to get."""
         penalised = [(v, r) for v in self._trainable_variables if _is_proximal(r := regularizer_of(v))]
@@ -202,6 +216,7 @@ class Proximal(keras.optimizers.Optimizer):
                 self._untrack_variable(strength)
             if wanted and key not in self._claims:
                 self._claim(variable)
+        self._join()
 
     def applies_prox_to(self, variable: Any) -> bool:
         """Whether this optimizer, once built, applies a prox to the variable after each update."""
@@ -222,7 +237,7 @@ class Proximal(keras.optimizers.Optimizer):
         strength = non_negative(strength, "strength")
         if not self.built:
             raise ValueError("The optimizer has no strengths before it is built: call `build(model.trainable_variables)` first.")
-        chosen = [claim for claim in self._claims.values() if path in (None, claim[0].path)]
+        chosen = [claim for claim in self._claims.values() if path is None or path in _paths(claim[0])]
         if not chosen:
             raise ValueError(f"Argument `path` must be one of {sorted(self.strengths)}. Received: path={path!r}")
         for variable, present in chosen:
@@ -257,9 +272,15 @@ class Proximal(keras.optimizers.Optimizer):
         if self._past is not None:
             past, rate = step_sizes.accumulated(inner, self._past.value, ops.cast(learning_rate, self._past.dtype))
             self._past.assign(past)
+        structures = {}
         for variable in variables:
             if self.applies_prox_to(variable):
-                self._apply_prox(variable, rate)
+                if partners := getattr(variable.regularizer, "partners", ()):
+                    structures[variable.regularizer.structure] = partners
+                else:
+                    self._apply_prox(variable, rate)
+        for partners in structures.values():
+            self._apply_to_all(partners, rate)
 
     def _apply_prox(self, variable: Any, rate: Any) -> None:
         _, strength = self._claims[self._var_key(variable)]
@@ -270,6 +291,21 @@ class Proximal(keras.optimizers.Optimizer):
         after = fused(variable.regularizer.at_strength(ops.convert_to_tensor(strength)).prox, before, step)
         step_sizes.remember(self.inner_optimizer, variable, before, after, rate)
         variable.assign(after)
+
+    def _apply_to_all(self, partners: Sequence[Any], rate: Any) -> None:
+        """The prox of a penalty on several weights together."""
+        _, strength = self._claims[self._var_key(partners[0])]
+        rate = ops.cast(rate, strength.dtype)
+        steps = [rate] * len(partners)
+        if self.metric == "preconditioned":
+            steps = [step_sizes.preconditioned(self.inner_optimizer)(self.inner_optimizer, variable, rate) for variable in partners]
+        groups = Groups.of([(variable.regularizer, tuple(variable.shape)) for variable in partners])
+        before = [ops.stop_gradient(variable.value) for variable in partners]
+        after = groups.prox([ops.cast(values, strength.dtype) for values in before], steps, ops.convert_to_tensor(strength))
+        for variable, old, new in zip(partners, before, after, strict=True):
+            new = ops.cast(new, old.dtype)
+            step_sizes.remember(self.inner_optimizer, variable, old, new, rate)
+            variable.assign(new)
 
     def _average(self, variables: Sequence[Any]) -> None:
         inner = self.inner_optimizer
@@ -356,6 +392,16 @@ def _optimizer(inner: Any) -> Any:
 
 def _is_proximal(regularizer: Any) -> bool:
     return isinstance(regularizer, Penalty) and regularizer.proximal
+
+
+def _structure(regularizer: Any) -> str | None:
+    """The name of what a penalty is a part of, if it is."""
+    return regularizer.structure if isinstance(regularizer, StructuralGroupLasso) else None
+
+
+def _paths(variable: Any) -> list[str]:
+    """Those of the weights that share a strength."""
+    return [partner.path for partner in getattr(variable.regularizer, "partners", ()) or (variable,)]
 
 
 def _wide(variable: Any) -> str:

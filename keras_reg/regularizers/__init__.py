@@ -17,3 +17,4 @@ from keras_reg.regularizers.grouped import SparseGroupLasso as SparseGroupLasso
 from keras_reg.regularizers.hoyer import HoyerSquare as HoyerSquare
 from keras_reg.regularizers.l0 import L0 as L0
 from keras_reg.regularizers.penalty import Penalty as Penalty
+from keras_reg.regularizers.structural import StructuralGroupLasso as StructuralGroupLasso

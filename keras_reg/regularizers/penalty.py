@@ -80,11 +80,15 @@ class Penalty(keras.regularizers.Regularizer):
                 w = w if isinstance(w, KerasTensor) else ops.stop_gradient(w)
                 # JAX keeps the optimizer's variables out of the loss: there it shows the strength that the penalty was given.
                 penalty = self if backend.backend() == "jax" else self.at_strength(ops.convert_to_tensor(claim.strength))
-                return penalty._total(w)
+                return self.claimed_value(w, penalty)
             self.gradient_flowed = True
             if not awaits_its_optimizer():
                 self._warn()
         return self._total(w)
+
+    def claimed_value(self, w: Any, shown: "Penalty") -> Any:
+        """What joins the loss where the prox acts: the value of `shown`, this penalty at the strength of its optimizer."""
+        return shown._total(w)
 
     def _total(self, w: Any) -> Any:
         if isinstance(w, KerasTensor):
@@ -201,7 +205,7 @@ class Penalty(keras.regularizers.Regularizer):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
 
 
-_OWN_TO_ONE = ("claim", "gradient_flowed", "_warned")
+_OWN_TO_ONE = ("claim", "gradient_flowed", "_warned", "partners")
 
 
 def is_zero(strength: Any) -> bool:

@@ -1,0 +1,263 @@
+"""A group lasso whose groups reach over several weights: all that has to go for a unit of the model to leave."""
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import backend, ops
+
+from keras_reg._registration import register
+from keras_reg._validation import non_negative, one_of, step_size
+from keras_reg.ops.dtypes import at_least, tiny, widen
+from keras_reg.regularizers.penalty import Penalty, is_zero, pair
+
+COSTS = (None, "parameters", "macs")
+
+
+@register
+class StructuralGroupLasso(Penalty):
+    """`strength * sum_g weight_g * ||w_g||`, where group `g` holds the entries of several weights that have to be zero for a unit to leave.
+
+    `keras_reg.models.attach(model, StructuralGroupLasso(strength))` finds the groups in the graph of the model (`structural_groups`) and
+    gives each of its weights a part of the penalty: a filter, its bias, the scale and shift of its batch normalization, and those of all
+    others that are added to it in a residual sum. Under `Proximal` groups become zero as a whole, and `compact` takes their units out.
+
+    A group of `p` weights has the weight `√p`, or with a cost `√p·c/mean(c)`: units whose leaving frees more pay more.
+
+    The prox acts on all parts at once. Where `Proximal` does not act, and in `value` and `prox`, which see one weight alone, each weight's
+    share of a group counts as a group.
+
+    Args:
+        strength: Non-negative strength, in units of loss per unit of weight.
+        cost: `None`, or what the leaving of a unit frees: `"parameters"` or `"macs"`.
+        structure, axis, groups, weights: Set by `attach`. The name that parts of the same groups share; the axis (or axes that follow one
+            another) whose entries belong to groups; for each entry along it the number of its group, -1 for none (`None`: the numbers from
+            0); and the weights of these groups, one for all or one for each entry.
+        proximal: As in `Penalty`, but `True` by default.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_reg.models import attach
+    >>> from keras_reg.regularizers import StructuralGroupLasso
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(1, name="output")])
+    >>> len(attach(model, StructuralGroupLasso(1e-3)).rows)
+    2
+    """
+
+    convex = True
+    partners: tuple[Any, ...] = ()
+
+    def __init__(
+        self,
+        strength: float,
+        cost: str | None = None,
+        structure: str | None = None,
+        axis: int | tuple[int, ...] = -1,
+        groups: Sequence[int] | None = None,
+        weights: float | Sequence[float] = 1.0,
+        proximal: bool = True,
+    ):
+        super().__init__(proximal)
+        self.strength = non_negative(strength, "strength")
+        self.cost = one_of(cost, COSTS, "cost")
+        self.structure = structure
+        self.axis = tuple(axis) if isinstance(axis, (list, tuple)) else axis
+        self.groups = None if groups is None else [int(group) for group in groups]
+        self.weights = float(weights) if isinstance(weights, numbers.Real) else [float(weight) for weight in weights]
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        if self.structure is None:
+            raise ValueError("Its groups are not known yet: give it to a model by `keras_reg.models.attach(model, penalty)`.")
+        length = math.prod(shape[axis] for axis in self._axes(len(shape)))
+        if self.groups is not None and len(self.groups) != length:
+            raise ValueError(f"It was made for {len(self.groups)} entries along axis {self.axis}, and there are {length}.")
+
+    def _axes(self, rank: int) -> list[int]:
+        axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
+        return [axis % rank for axis in axes]
+
+    def numbers(self, shape: tuple[int, ...]) -> np.ndarray:
+        """For each entry along the axis the number of its group; -1 for none."""
+        if self.groups is not None:
+            return np.array(self.groups)
+        return np.arange(math.prod(shape[axis] for axis in self._axes(len(shape))))
+
+    def group_weights(self, number: int) -> np.ndarray:
+        """The weight of each entry's group."""
+        return np.broadcast_to(np.asarray(self.weights, "float64"), (number,))
+
+    def collect(self, values: Any, number: int, largest: bool = False) -> Any:
+        """For each of so many groups the sum of its entries here, or the largest of them (of non-negative ones)."""
+        flat = ops.reshape(values, self._flat(values.shape))
+        collected = (ops.max if largest else ops.sum)(flat, axis=(0, 2))
+        numbers = self.numbers(values.shape)
+        if np.array_equal(numbers, np.arange(number)):
+            return collected
+        # Entries without a group go to one more, which is dropped.
+        segments = ops.convert_to_tensor(np.where(numbers < 0, number, numbers).astype("int32"))
+        if largest:
+            # Empty segments would be -inf.
+            return ops.maximum(ops.segment_max(collected, segments, num_segments=number + 1)[:number], ops.zeros((number,), flat.dtype))
+        return ops.segment_sum(collected, segments, num_segments=number + 1)[:number]
+
+    def spread(self, values: Any, shape: tuple[int, ...], otherwise: float = 0.0) -> Any:
+        """What each group has, at its entries here, in a shape that broadcasts to the weights."""
+        numbers, number = self.numbers(shape), int(values.shape[0])
+        if not np.array_equal(numbers, np.arange(number)):
+            padded = ops.concatenate([values, ops.full((1,), otherwise, values.dtype)])
+            values = ops.take(padded, ops.convert_to_tensor(np.where(numbers < 0, number, numbers).astype("int32")))
+        axes = self._axes(len(shape))
+        return ops.reshape(values, [length if axis in axes else 1 for axis, length in enumerate(shape)])
+
+    def _flat(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
+        axes = self._axes(len(shape))
+        return math.prod(shape[: axes[0]]), math.prod(shape[axis] for axis in axes), math.prod(shape[axes[-1] + 1 :])
+
+    def value(self, w: Any) -> Any:
+        if is_zero(self.strength):
+            return ops.zeros((), w.dtype)
+        return self.strength * Groups.of([(self, w.shape)]).total([w])
+
+    def claimed_value(self, w: Any, shown: "StructuralGroupLasso") -> Any:
+        """Where the prox acts: the first of the weights shows the penalty of all, the others nothing."""
+        if not self.partners or isinstance(w, keras.KerasTensor):
+            return shown._total(w)
+        wide, dtype = widen(w)
+        first, *others = self.partners
+        if first.regularizer is not self:
+            return ops.zeros((), dtype)
+        tensors = [wide, *(ops.cast(ops.stop_gradient(other.value), wide.dtype) for other in others)]
+        groups = Groups.of([(variable.regularizer, variable.shape) for variable in self.partners])
+        return ops.cast(shown.strength * groups.total(tensors), dtype)
+
+    def prox(self, w: Any, step: Any) -> Any:
+        step = step_size(step)
+        w, dtype = widen(w, "w")
+        return ops.cast(Groups.of([(self, w.shape)]).prox([w], [step], self.strength)[0], dtype)
+
+    def subdiff_distance(self, w: Any, grad: Any) -> Any:
+        w, grad = pair(w, grad)
+        groups = Groups.of([(self, w.shape)])
+        norms = groups.norms([w])
+        dead = ops.equal(norms, 0)
+        pull = self.strength * ops.cast(groups.weights, w.dtype)
+        # Where a group lives, the gradient of its norm is its direction.
+        direction = w * self.spread(pull / ops.where(dead, ops.ones_like(norms), norms), w.shape)
+        at_zero = at_least(groups.norms([grad]) - pull, 0.0)
+        return ops.where(dead, at_zero, groups.norms([grad + direction]))
+
+    def get_config(self) -> dict:
+        return {
+            "strength": self.strength,
+            "cost": self.cost,
+            "structure": self.structure,
+            "axis": list(self.axis) if isinstance(self.axis, tuple) else self.axis,
+            "groups": self.groups,
+            "weights": self.weights,
+            **super().get_config(),
+        }
+
+    def __repr__(self) -> str:
+        part = "" if self.structure is None else f", structure={self.structure!r}, axis={self.axis}"
+        return f"{type(self).__name__}({self.strength!r}{'' if self.cost is None else f', cost={self.cost!r}'}{part})"
+
+
+class Groups:
+    """The groups of a structure, over all the weights that have a part in it.
+
+    Args:
+        parts: The penalty of each weight.
+        weights: The weight of each group.
+    """
+
+    def __init__(self, parts: list[StructuralGroupLasso], weights: np.ndarray):
+        self.parts = parts
+        self.weights = weights
+
+    @classmethod
+    def of(cls, parts: list[tuple[StructuralGroupLasso, tuple[int, ...]]]) -> "Groups":
+        """For penalties and the shapes of their weights."""
+        numbers = [penalty.numbers(tuple(shape)) for penalty, shape in parts]
+        weights = np.zeros(max((int(own.max()) for own in numbers), default=-1) + 1)
+        for (penalty, _), own in zip(parts, numbers, strict=True):
+            weights[own[own >= 0]] = penalty.group_weights(len(own))[own >= 0]
+        return cls([penalty for penalty, _ in parts], weights)
+
+    def sums(self, tensors: list[Any], largest: bool = False) -> Any:
+        """The sum over each group, or its largest entry."""
+        collected = [part.collect(values, len(self.weights), largest) for part, values in zip(self.parts, tensors, strict=True)]
+        total = collected[0]
+        for more in collected[1:]:
+            total = ops.maximum(total, more) if largest else total + more
+        return total
+
+    def spread(self, values: Any, tensors: list[Any], otherwise: float = 0.0) -> list[Any]:
+        """What each group has, at its entries."""
+        return [part.spread(values, tuple(w.shape), otherwise) for part, w in zip(self.parts, tensors, strict=True)]
+
+    def norms(self, tensors: list[Any]) -> Any:
+        """The norm of each group, with gradient 0 at a zero group."""
+        squares = self.sums([ops.square(w) for w in tensors])
+        zero = ops.equal(squares, 0)
+        return ops.where(zero, ops.zeros_like(squares), ops.sqrt(ops.where(zero, ops.ones_like(squares), squares)))
+
+    def total(self, tensors: list[Any]) -> Any:
+        """The sum of weights times norms."""
+        return ops.sum(self.norms(tensors) * ops.cast(self.weights, tensors[0].dtype))
+
+    def prox(self, tensors: list[Any], steps: list[Any], strength: Any) -> list[Any]:
+        """The block soft threshold of all tensors together, with a step for each of them, or for each of their entries."""
+        norms = self.norms(tensors)
+        threshold = ops.cast(strength, norms.dtype) * ops.cast(self.weights, norms.dtype)
+        if any(getattr(step, "shape", ()) for step in steps):
+            return self._weighted_prox(tensors, steps, threshold, norms)
+        threshold = ops.cast(steps[0], norms.dtype) * threshold
+        dead = norms <= threshold
+        shares = ops.where(dead, ops.ones_like(norms), threshold / ops.where(dead, ops.ones_like(norms), norms))
+        # What is taken off is subtracted: a dead group is 0, and never -0.
+        return [w - w * share for w, share in zip(tensors, self.spread(shares, tensors), strict=True)]
+
+    def _weighted_prox(self, tensors: list[Any], steps: list[Any], threshold: Any, norms: Any) -> list[Any]:
+        """As `keras_reg.ops.weighted_block_soft_threshold`: Newton's method for the norm `root` that a group will have.
+
+        It solves `sum_i (x_i / (root + step_i * threshold))**2 = 1`, here in units of the present norm.
+        """
+        scale = ops.where(ops.equal(norms, 0), ops.ones_like(norms), norms)
+        shares = self.spread(threshold / scale, tensors)
+        # Never 0, which would be 0/0 at a weight of 0.
+        pulls = [ops.cast(step, w.dtype) * share + tiny(w) for step, share, w in zip(steps, shares, tensors, strict=True)]
+        units = [w / one for w, one in zip(tensors, self.spread(scale, tensors, 1.0), strict=True)]
+        squares = [ops.square(unit) for unit in units]
+        pulls = [ops.broadcast_to(pull, w.shape) for pull, w in zip(pulls, tensors, strict=True)]
+        largest = self.sums(pulls, largest=True)
+        mean = self.sums([square * pull for square, pull in zip(squares, pulls, strict=True)])
+        root = at_least(1 - ops.where(2 * largest < 1, mean, largest), _LOWEST_ROOT)
+
+        def improve(root, change):
+            offsets = [one + pull for one, pull in zip(self.spread(root, tensors, 1.0), pulls, strict=True)]
+            terms = [square / ops.square(offset) for square, offset in zip(squares, offsets, strict=True)]
+            square = self.sums(terms)
+            slope = self.sums([term / offset for term, offset in zip(terms, offsets, strict=True)])
+            better = root + square * (ops.sqrt(square) - 1) / ops.where(slope > 0, slope, ops.ones_like(slope))
+            better = at_least(better, _LOWEST_ROOT)
+            return better, ops.max(ops.absolute(better - root) / better)
+
+        small = 1e-5 if backend.standardize_dtype(root.dtype) == "float32" else 1e-9
+        root, _ = ops.while_loop(
+            lambda root, change: change > small, improve, (root, ops.ones((), root.dtype)), maximum_iterations=_NEWTON_STEPS
+        )
+        dead = self.sums([ops.square(unit / pull) for unit, pull in zip(units, pulls, strict=True)]) <= 1
+        # Entries without a group have no pull, and stay.
+        root = ops.where(dead, ops.zeros_like(root), root)
+        return [
+            ops.where(one > 0, w * (one / (one + pull)), ops.zeros_like(w))
+            for w, one, pull in zip(tensors, self.spread(root, tensors, 1.0), pulls, strict=True)
+        ]
+
+
+_NEWTON_STEPS = 16
+_LOWEST_ROOT = 1e-12  # relative to the norm of the group
