@@ -81,7 +81,8 @@ def _without(node: Any, ours: dict[str, type]) -> Any:
         return {key: _without(value, ours) for key, value in node.items()}
     config = node["config"]
     if isinstance(config, dict) and KEY in config:
-        around = {key: value for key, value in node.items() if key in ("build_config", "shared_object_id")}
+        # How it was built, and its place in the graph of a functional model.
+        around = {key: value for key, value in node.items() if key not in ("module", "class_name", "config", "registered_name")}
         return _without({**config["layer"], **around}, ours)
     if issubclass(ours[name], keras.regularizers.Regularizer):
         return None
