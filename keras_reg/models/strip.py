@@ -46,10 +46,10 @@ def strip(model: keras.Model) -> keras.Model:
             config = keras.saving.serialize_keras_object(model)
         compiled = config.pop("compile_config", None)
         ours = _our_classes(model)
-        plain = rebuild_from(_without(config, ours), model)
+        plain, weights = rebuild_from(_without(config, ours), model)
     except ValueError as error:
         raise ValueError(f"{model.name!r} cannot be stripped: {error}") from None
-    for variable, own in zip(model.weights, plain.weights, strict=True):
+    for variable, own in zip(model.weights, weights, strict=True):
         own.assign(ops.convert_to_tensor(variable))
     _check_plain(plain, ours)
     if model.compiled and compiled:
