@@ -8,7 +8,7 @@ import keras
 from keras_reg.regularizers import Penalty
 from keras_reg.regularizers.acting import proximal_optimizers
 from keras_reg.regularizers.carrier import carried, carry, original_class
-from keras_reg.regularizers.rebuilt import layers_of, rebuild, same_regularizer, slots, units
+from keras_reg.regularizers.rebuilt import layers_of, rebuilt_weights, same_regularizer, slots, units
 
 
 class Assignment:
@@ -107,7 +107,7 @@ class Assignment:
 
     def _check_rebuilt(self, unit: Any) -> None:
         try:
-            weights = rebuild(unit).weights
+            weights = rebuilt_weights(unit)
         except ValueError as error:
             raise _would_not_last([f"{unit.name!r} ({original_class(unit).__name__}): {error}"]) from None
         lost = [a.path for a, b in zip(unit.weights, weights, strict=True) if not same_regularizer(a.regularizer, b.regularizer)]

@@ -46,10 +46,10 @@ def strip(model: keras.Model) -> keras.Model:
             config = keras.saving.serialize_keras_object(model)
         compiled = config.pop("compile_config", None)
         ours = _our_classes(model)
-        plain = rebuild_from(_without(config, ours), model)
+        plain, weights = rebuild_from(_without(config, ours), model)
     except ValueError as error:
         raise ValueError(f"{model.name!r} cannot be stripped: {error}") from None
-    for variable, own in zip(model.weights, plain.weights, strict=True):
+    for variable, own in zip(model.weights, weights, strict=True):
         own.assign(ops.convert_to_tensor(variable))
     _check_plain(plain, ours)
     if model.compiled and compiled:
@@ -81,7 +81,8 @@ def _without(node: Any, ours: dict[str, type]) -> Any:
         return {key: _without(value, ours) for key, value in node.items()}
     config = node["config"]
     if isinstance(config, dict) and KEY in config:
-        around = {key: value for key, value in node.items() if key in ("build_config", "shared_object_id")}
+        # How it was built, and its place in the graph of a functional model.
+        around = {key: value for key, value in node.items() if key not in ("module", "class_name", "config", "registered_name")}
         return _without({**config["layer"], **around}, ours)
     if issubclass(ours[name], keras.regularizers.Regularizer):
         return None

@@ -6,6 +6,7 @@ class that differs in saving alone: its config is that of the layer and the pena
 """
 
 import functools
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,7 +23,7 @@ class WithPenalties:
     def get_config(self) -> dict:
         carried = {id(variable) for variable in self._carried}
         rows = [
-            {"index": i, "name": v.name, "shape": list(v.shape), "penalty": keras.saving.serialize_keras_object(v.regularizer)}
+            {"index": i, "name": weight_name(v), "shape": list(v.shape), "penalty": keras.saving.serialize_keras_object(v.regularizer)}
             for i, v in enumerate(self.weights)
             if id(v) in carried
         ]
@@ -94,6 +95,11 @@ def original_config(layer: Any) -> dict:
     return config
 
 
+def weight_name(variable: Any) -> str:
+    """The name without the number that Keras gives to one that was given none: it is another in every copy."""
+    return re.sub(r"_\d+$", "", variable.name)
+
+
 def _settle(layer: Any) -> None:
     """Give the weights what was loaded for them, as soon as they are there."""
     pending, weights = layer._pending, layer.weights
@@ -101,7 +107,7 @@ def _settle(layer: Any) -> None:
         return
     for row in pending:
         variable = weights[row["index"]]
-        if [variable.name, *variable.shape] != [row["name"], *row["shape"]]:
+        if [weight_name(variable), *variable.shape] != [row["name"], *row["shape"]]:
             raise ValueError(
                 f"The penalties saved with {layer.name!r} do not fit it: weight {row['index']} was {row['name']!r} of shape "
                 f"{tuple(row['shape'])} and is {variable.path!r} of shape {tuple(variable.shape)}. Has the class changed since?"

@@ -10,7 +10,7 @@ import numpy as np
 from keras_reg.regularizers.acting import proximal_optimizers
 from keras_reg.regularizers.carrier import carried
 from keras_reg.regularizers.penalty import Penalty
-from keras_reg.regularizers.rebuilt import layers_of, rebuild, regularizer_attributes, same_regularizer, units
+from keras_reg.regularizers.rebuilt import layers_of, rebuilt_weights, regularizer_attributes, same_regularizer, units
 
 ADAMS = ("Adam", "Adamax", "Nadam", "AdamW")
 
@@ -128,7 +128,7 @@ def _compare_with_rebuilt(unit: Any, note: Callable[[str, Any], None]) -> None:
     if not anything:
         return
     try:
-        again = [v.regularizer for v in rebuild(unit).weights]
+        again = [v.regularizer for v in rebuilt_weights(unit)]
     except ValueError:
         # Keras cannot load it either; then its weights are loaded into what the user's code makes, and what that does nobody sees.
         for kind, variable in _inconsistent(unit):

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from keras_reg._registration import register
-from keras_reg.regularizers.carrier import original_class, original_config
+from keras_reg.regularizers.carrier import WithPenalties, original_class, original_config, weight_name
 
 REGULARIZER_ATTRIBUTE = re.compile(r"_?(?!activity)\w*regularizer")
 
@@ -55,7 +55,7 @@ def units(model: Any) -> list[Any]:
     found: dict[int, Any] = {}
 
     def visit(layer: Any) -> None:
-        if isinstance(layer, keras.Model) and type(layer).__module__.split(".")[0] == "keras":
+        if _is_graph_of_layers(layer):
             for inner in layer.layers:
                 visit(inner)
         else:
@@ -63,6 +63,26 @@ def units(model: Any) -> list[Any]:
 
     visit(model)
     return list(found.values())
+
+
+def _is_graph_of_layers(layer: Any) -> bool:
+    """Whether it is a model whose config is that of its layers, and no more."""
+    if not isinstance(layer, keras.Model) or isinstance(layer, WithPenalties):
+        return False
+    if _is_of_keras(type(layer)):
+        return True
+    # A subclass of the functional model, with nothing of its own in saving.
+    methods = type(layer).get_config, type(layer).from_config
+    if isinstance(layer, keras.Sequential) or not all(_is_of_keras(method) for method in methods):
+        return False
+    try:
+        return {"layers", "input_layers", "output_layers"} <= set(layer.get_config())
+    except NotImplementedError:
+        return False
+
+
+def _is_of_keras(thing: Any) -> bool:
+    return thing.__module__.split(".")[0] == "keras"
 
 
 def layers_of(layer: Any) -> Iterator[Any]:
@@ -77,34 +97,56 @@ def regularizer_attributes(layer: Any) -> Iterator[str]:
             yield name
 
 
-def rebuild(layer: Any, bare: bool = False) -> Any:
-    """A copy from the config, with weights of its own, that nothing else knows of.
+def rebuilt_weights(layer: Any, bare: bool = False) -> list[Any]:
+    """The weights of a copy that is rebuilt from the config, in the order of the layer's own.
 
     Args:
         layer: A built layer.
         bare: Whether to leave out what is carried around its config.
 
     Raises:
-        ValueError: if there is none, or if its weights are not those of the layer.
+        ValueError: if there is no such copy, or if its weights are not those of the layer.
     """
     with refusals():
         config = original_config(layer) if bare else keras.saving.serialize_keras_object(layer)
     # Compiling is not what is asked about.
     config.pop("compile_config", None)
-    return rebuild_from(config, layer)
+    return rebuild_from(config, layer)[1]
 
 
-def rebuild_from(config: dict, layer: Any) -> Any:
-    """A copy from another config, with the weights that the layer has."""
+def rebuild_from(config: dict, layer: Any) -> tuple[Any, list[Any]]:
+    """What a config makes that is that of the layer but for regularizers: and its weights, in the order of the layer's."""
     with refusals(), _random_state_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Keras warns of there, it has warned of when the layer itself was built
         copy = keras.saving.deserialize_keras_object(config, custom_objects=own_classes(layer), safe_mode=False)
         if len(copy.weights) < len(layer.weights):
             _call_symbolically(copy, layer, config.get("build_config") or {})
-    expected, got = ([(v.name, tuple(v.shape)) for v in each.weights] for each in (layer, copy))
+    counterpart = {id(own): other for own, other in _paired(layer, copy)}
+    if any(id(own) not in counterpart for own in layer.weights):
+        raise ValueError("the rebuilt layer has other weights")
+    return copy, [counterpart[id(own)] for own in layer.weights]
+
+
+def _paired(layer: Any, copy: Any) -> Iterator[tuple[Any, Any]]:
+    """Each weight with its counterpart. Keras may give the layers of a functional model another order; their names stay."""
+    if isinstance(layer, keras.Model) and isinstance(copy, keras.Model):
+        inner, others = ({each.name: each for each in model.layers} for model in (layer, copy))
+        if inner.keys() == others.keys() and len(inner) == len(layer.layers):
+            for name, each in inner.items():
+                yield from _paired(each, others[name])
+            layer, copy = (_Rest(model) for model in (layer, copy))
+    got, expected = ([(weight_name(v), tuple(v.shape)) for v in each.weights] for each in (copy, layer))
     if got != expected:
         raise ValueError(f"the rebuilt layer has other weights: {_listed(got)}, not {_listed(expected)}")
-    return copy
+    yield from zip(layer.weights, copy.weights, strict=True)
+
+
+class _Rest:
+    """The weights of a model that are in none of its layers."""
+
+    def __init__(self, model: Any):
+        inner = {id(v) for layer in model.layers for v in layer.weights}
+        self.weights = [v for v in model.weights if id(v) not in inner]
 
 
 @contextlib.contextmanager
@@ -125,7 +167,7 @@ def slots(layer: Any) -> tuple[list[Slot], list[Any]]:
     try:
         for number, slot in enumerate(marked):
             slot.set(Mark(number))
-        rebuilt = [v.regularizer for v in rebuild(layer, bare=True).weights]
+        rebuilt = [v.regularizer for v in rebuilt_weights(layer, bare=True)]
     finally:
         for slot, regularizer in zip(marked, before, strict=True):
             slot.set(regularizer)
