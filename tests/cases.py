@@ -90,6 +90,11 @@ CASES = (
         lambda: R.Grouped(R.L0(0.3, relaxation="hard", proximal=True), axis=0),
         lambda w: 0.3 * group_size(w, 0) * (norms(w, 0) > 0).sum(),
     ),
+    Case(
+        "StructuralGroupLasso",
+        lambda: R.StructuralGroupLasso(0.3, structure="one weight alone", axis=-1, weights=2.0, proximal=False),
+        lambda w: 0.6 * norms(w, -1).sum(),
+    ),
     Case("GroupHoyerSquare", lambda: R.GroupHoyerSquare(0.3), lambda w: 0.3 * hoyer(norms(w, -1))),
 )
 

@@ -10,11 +10,11 @@ import numpy as np
 from keras import backend, ops
 
 from keras_reg._registration import register
-from keras_reg._validation import non_negative, one_of, step_size
+from keras_reg._validation import floating_tensor, non_negative, one_of, step_size
 from keras_reg.ops.dtypes import at_least, tiny, widen
-from keras_reg.regularizers.penalty import Penalty, is_zero, pair
+from keras_reg.regularizers.penalty import Penalty, is_zero, largest_magnitude, pair
 
-COSTS = (None, "parameters", "macs")
+COSTS = ("parameters", "macs")
 
 
 @register
@@ -63,7 +63,7 @@ class StructuralGroupLasso(Penalty):
     ):
         super().__init__(proximal)
         self.strength = non_negative(strength, "strength")
-        self.cost = one_of(cost, COSTS, "cost")
+        self.cost = None if cost is None else one_of(cost, COSTS, "cost")
         self.structure = structure
         self.axis = tuple(axis) if isinstance(axis, (list, tuple)) else axis
         self.groups = None if groups is None else [int(group) for group in groups]
@@ -72,7 +72,7 @@ class StructuralGroupLasso(Penalty):
     def check_shape(self, shape: tuple[int, ...]) -> None:
         if self.structure is None:
             raise ValueError("Its groups are not known yet: give it to a model by `keras_reg.models.attach(model, penalty)`.")
-        length = math.prod(shape[axis] for axis in self._axes(len(shape)))
+        length = self._length(shape)
         if self.groups is not None and len(self.groups) != length:
             raise ValueError(f"It was made for {len(self.groups)} entries along axis {self.axis}, and there are {length}.")
 
@@ -84,7 +84,10 @@ class StructuralGroupLasso(Penalty):
         """For each entry along the axis the number of its group; -1 for none."""
         if self.groups is not None:
             return np.array(self.groups)
-        return np.arange(math.prod(shape[axis] for axis in self._axes(len(shape))))
+        return np.arange(self._length(shape))
+
+    def _length(self, shape: tuple[int, ...]) -> int:
+        return math.prod(shape[axis] for axis in self._axes(len(shape)))
 
     def group_weights(self, number: int) -> np.ndarray:
         """The weight of each entry's group."""
@@ -115,7 +118,9 @@ class StructuralGroupLasso(Penalty):
 
     def _flat(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
         axes = self._axes(len(shape))
-        return math.prod(shape[: axes[0]]), math.prod(shape[axis] for axis in axes), math.prod(shape[axes[-1] + 1 :])
+        parts = shape[: axes[0]], [shape[axis] for axis in axes], shape[axes[-1] + 1 :]
+        # The batch axis of activations may have no static size.
+        return tuple(-1 if None in tuple(part) else math.prod(part) for part in parts)
 
     def value(self, w: Any) -> Any:
         if is_zero(self.strength):
@@ -150,6 +155,18 @@ class StructuralGroupLasso(Penalty):
         at_zero = at_least(groups.norms([grad]) - pull, 0.0)
         return ops.where(dead, at_zero, groups.norms([grad + direction]))
 
+    def support(self, w: Any) -> Any:
+        w, _ = widen(floating_tensor(w, "w"))
+        alive = Groups.of([(self, w.shape)]).norms([w]) > 0
+        outside = ops.equal(self.spread(ops.ones_like(ops.cast(alive, w.dtype)), w.shape), 0)
+        kept = ops.logical_or(self.spread(ops.cast(alive, w.dtype), w.shape) > 0, outside)
+        return ops.broadcast_to(kept, w.shape)
+
+    def strength_max(self, grad_at_zero: Any) -> float:
+        grad, _ = widen(floating_tensor(grad_at_zero, "grad_at_zero"))
+        groups = Groups.of([(self, grad.shape)])
+        return largest_magnitude(groups.norms([grad]) / ops.cast(groups.weights, grad.dtype))
+
     def get_config(self) -> dict:
         return {
             "strength": self.strength,
@@ -164,6 +181,32 @@ class StructuralGroupLasso(Penalty):
     def __repr__(self) -> str:
         part = "" if self.structure is None else f", structure={self.structure!r}, axis={self.axis}"
         return f"{type(self).__name__}({self.strength!r}{'' if self.cost is None else f', cost={self.cost!r}'}{part})"
+
+
+def without_structures(config: Any) -> Any:
+    """A config without the parts of structural penalties in it."""
+    if isinstance(config, dict):
+        if str(config.get("registered_name")).endswith("StructuralGroupLasso") and config["config"].get("structure"):
+            return None
+        return {key: without_structures(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return type(config)(without_structures(value) for value in config)
+    return config
+
+
+def cut(parts: list[tuple[StructuralGroupLasso, np.ndarray]]) -> list[StructuralGroupLasso]:
+    """The parts of structures for what is left of their weights, of which masks say which entries along the axis stay."""
+    numbers = [(np.arange(len(mask)) if part.groups is None else np.array(part.groups))[mask] for part, mask in parts]
+    left: dict[str, np.ndarray] = {}
+    for (part, _), own in zip(parts, numbers, strict=True):
+        left[part.structure] = np.union1d(left.get(part.structure, []), own[own >= 0])
+    made = []
+    for (part, mask), own in zip(parts, numbers, strict=True):
+        renumbered = np.where(own < 0, -1, np.searchsorted(left[part.structure], own))
+        weights = part.weights if isinstance(part.weights, float) else np.array(part.weights)[mask].tolist()
+        groups = None if np.array_equal(renumbered, np.arange(len(own))) else renumbered.tolist()
+        made.append(type(part).from_config({**part.get_config(), "groups": groups, "weights": weights}))
+    return made
 
 
 class Groups:

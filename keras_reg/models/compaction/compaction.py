@@ -7,10 +7,13 @@ import numpy as np
 from keras import ops, tree
 
 from keras_reg.callbacks.weights import read
+from keras_reg.models.assignment import Assignment, own_copy
 from keras_reg.models.compaction import rules as rules
 from keras_reg.models.compaction.rule import Rule, Slot
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.tracer import Tracer, graph_of
+from keras_reg.regularizers.rebuilt import same_regularizer
+from keras_reg.regularizers.structural import StructuralGroupLasso, cut
 
 
 class Compaction:
@@ -51,6 +54,7 @@ class Compaction:
         new = self.tracer.rebuild(self.model, self.inputs)
         pairs = self.tracer.parts(self.model)
         sources = [source for rule, layer in pairs for source in self._transfer(rule, layer)]
+        self._put_penalties(new, sources)
         _same_trainable(self.model, new)
         _compile(self.model, new, {id(new_variable): (old, slot) for new_variable, old, slot in sources}, self.tracer.graph)
         return new
@@ -77,11 +81,25 @@ class Compaction:
                 raise AssertionError(f"{rule.name}: {old.path} of shape {old.shape} does not fit {new.path} of shape {new.shape}")
             new.assign(old.value)
             made.append((new, old, None))
-        for new, old, _ in made:
-            if old is not None and old.regularizer is not None and new.regularizer is None:
-                # Set on the variable alone, where no config has it.
-                new.regularizer = type(old.regularizer).from_config(old.regularizer.get_config())
         return made
+
+    def _put_penalties(self, model: Any, sources: list[tuple]) -> None:
+        """The regularizers that the new layers have not got by their configs: those set on weights alone, and those that were cut."""
+        wanted, parts = [], []
+        for new, old, slot in sources:
+            if old is None or old.regularizer is None:
+                continue
+            if isinstance(old.regularizer, StructuralGroupLasso):
+                axis = old.regularizer.axis
+                mask = self.tracer.graph.kept(slot.axes[axis]).ravel() if slot is not None else None
+                parts.append((new, old.regularizer, mask))
+            elif not same_regularizer(new.regularizer, old.regularizer):
+                wanted.append((new, own_copy(old.regularizer)))
+        parts = [(new, part, mask) for new, part, mask in parts if mask is not None]
+        made = cut([(part, mask) for _, part, mask in parts])
+        wanted += [(new, part) for (new, _, _), part in zip(parts, made, strict=True)]
+        if wanted:
+            Assignment(model, wanted, lasting=False).apply()
 
 
 def _numpy_dtype(variable: keras.Variable) -> str:

@@ -12,6 +12,8 @@ from keras import ops
 from keras_reg.callbacks.weights import read
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.units import Read, Units
+from keras_reg.regularizers.carrier import original_class
+from keras_reg.regularizers.structural import without_structures
 
 
 def resolve(layer: Any, path: str) -> Any:
@@ -153,8 +155,11 @@ class Rule:
         """After `mark`: the smaller layer, not yet built."""
         if not isinstance(self.layer, keras.Layer):
             return type(self.layer).from_config(self.layer.get_config())
+        kind = original_class(self.layer)
         try:
-            return type(self.layer).from_config({**self.layer.get_config(), **self.changes()})
+            # Parts of a structural penalty fit the old widths: they are cut and put back once the weights are there.
+            config = without_structures({**kind.get_config(self.layer), **self.changes()})
+            return kind.from_config(config)
         except (TypeError, ValueError) as error:
             raise ValueError(f"Layer {self.name!r} cannot be made again from its own config: {error}") from error
 

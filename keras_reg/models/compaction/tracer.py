@@ -10,6 +10,7 @@ from keras import tree
 from keras_reg.models.compaction.rule import Rule, signals_in
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.units import Units
+from keras_reg.regularizers.carrier import original_class
 
 _RULES: dict[Any, type[Rule]] = {}
 
@@ -84,7 +85,7 @@ class Tracer:
         if graph_of(operation) is not None:
             return _RULES[keras.Model]
         if isinstance(operation, keras.Layer):
-            kind = type(operation)
+            kind = original_class(operation)
             return _RULES.get(kind) or _RULES.get(f"{kind.__module__}.{kind.__qualname__}", Barrier)
         known = type(operation).__module__.startswith("keras.")
         return _RULES.get(type(operation).__name__, Barrier) if known else Barrier
@@ -144,7 +145,8 @@ class Tracer:
 
         outputs = walk(model, [layer.output for layer in tensors], visit)
         inputs = tree.pack_sequence_as(graph._inputs_struct, [layer.output for layer in tensors])
-        kind = type(model) if _takes_tensors(type(model)) else keras.Model
+        kind = original_class(model)
+        kind = kind if _takes_tensors(kind) else keras.Model
         return kind(inputs, tree.pack_sequence_as(graph._outputs_struct, outputs), name=model.name)
 
     def parts(self, model: Any) -> list[tuple[Rule, Any]]:
