@@ -348,12 +348,13 @@ class Proximal(keras.optimizers.Optimizer):
             store[str(index)] = ops.convert_to_numpy(variable)
 
     def load_own_variables(self, store: Any) -> None:
-        if len(store) != len(self._variables):
+        strengths = self._strengths_in_order()
+        if len(store) != len(strengths):
             raise ValueError(
-                f"{self.name!r} has {len(self._variables)} penalised variables, and the saved one {len(store)}: "
+                f"{self.name!r} has {len(strengths)} penalised variables, and the saved one {len(store)}: "
                 "were they built for the same model?"
             )
-        for index, variable in enumerate(self._strengths_in_order()):
+        for index, variable in enumerate(strengths):
             variable.assign(store[str(index)])
 
     def _strengths_in_order(self) -> list:
