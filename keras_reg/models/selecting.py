@@ -9,7 +9,7 @@ import keras
 
 from keras_reg.callbacks.weights import named_weights
 
-KERNEL = ("*kernel*", "*embedding*")
+KERNEL = ("*kernel", "*embedding", "*embeddings", "lora_*")
 """What `weights="kernel"` stands for."""
 
 
