@@ -10,7 +10,7 @@ import pytest
 from keras import layers, ops
 from scipy.optimize import minimize
 
-from keras_reg.models import attach, compact, compaction_plan, detach, structural_groups
+from keras_reg.models import attach, check, compact, compaction_plan, detach, strip, structural_groups
 from keras_reg.optimizers import Proximal
 from keras_reg.regularizers import L1, StructuralGroupLasso
 from keras_reg.regularizers.structural import Groups
@@ -109,6 +109,15 @@ def test_attach_penalises_the_structural_groups():
     sizes = [sum(part.values().size for part in group.slices if part.produces) for group in structural_groups(model)]
     expected = 0.1 * sum(np.sqrt(size) * group.norm() for size, group in zip(sizes, structural_groups(model), strict=True))
     np.testing.assert_allclose(sum(map(float, model.losses)), expected, rtol=1e-5)
+
+
+def test_check_and_strip_know_it():
+    model = residual_net()
+    attach(model, StructuralGroupLasso(0.1))
+    model.compile(Proximal(keras.optimizers.SGD(0.1, momentum=0.9)), "mse")
+    model.optimizer.build(model.trainable_variables)
+    assert not check(model).findings
+    assert not strip(model).losses
 
 
 @pytest.mark.parametrize("cost", ["parameters", "macs"])

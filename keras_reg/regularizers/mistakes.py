@@ -11,6 +11,7 @@ from keras_reg.regularizers.acting import proximal_optimizers
 from keras_reg.regularizers.carrier import carried
 from keras_reg.regularizers.penalty import Penalty
 from keras_reg.regularizers.rebuilt import layers_of, rebuilt_weights, regularizer_attributes, same_regularizer, units
+from keras_reg.regularizers.structural import StructuralGroupLasso
 
 ADAMS = ("Adam", "Adamax", "Nadam", "AdamW")
 
@@ -107,7 +108,9 @@ def _of_weight(variable: Any, owner: Any, optimizer: Any, proximal: list, base: 
     if does_nothing(regularizer):
         yield "no-op"
         return
-    if "Norm" in type(owner).__name__:
+    if isinstance(regularizer, StructuralGroupLasso):
+        pass  # of all that makes a unit, biases and normalization are a part
+    elif "Norm" in type(owner).__name__:
         yield "normalization"
     elif variable.name == "bias":
         yield "bias"
