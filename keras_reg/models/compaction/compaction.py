@@ -27,6 +27,7 @@ class Compaction:
         self.tracer = Tracer()
         self.inputs = [_input(tensor, self.tracer.graph) for tensor in graph.inputs]
         self.outputs = self.tracer.trace(model, self.inputs)
+        self.tracer.settle()
         units = self.tracer.graph
         for signal in self.outputs:
             signal.pin(units, model.name, "is an output of the model")

@@ -128,13 +128,17 @@ class Rule:
         self.tracer = tracer
         self.graph: Units = tracer.graph
         self.positions: dict[str, int] = {}
+        self.barred: str | None = None
 
     @property
     def name(self) -> str:
         return self.tracer.prefix(self.layer)
 
     def call(self, args: tuple, kwargs: dict, shapes: list[tuple]) -> list[Signal]:
-        """The signals of the outputs, whose shapes are given, for arguments in which signals stand for tensors."""
+        """The signals of the outputs, whose shapes are given, for arguments in which signals stand for tensors.
+
+        Of a layer's arguments the first is in `args`, the others in `kwargs`; all of an operation's are in `args`.
+        """
         raise NotImplementedError
 
     def slots(self) -> list[Slot]:
@@ -168,14 +172,26 @@ class Rule:
 
     # What rules share
 
-    def barrier(self, args: tuple, kwargs: dict, shapes: list[tuple], reason: str) -> list[Signal]:
+    def fence(self, args: tuple, kwargs: dict, shapes: list[tuple], reason: str) -> list[Signal]:
         """Inputs and outputs keep their width."""
         for signal in signals_in((args, kwargs)):
             signal.pin(self.graph, self.name, reason)
-        for slot in self.slots():  # of a layer whose other calls had no barrier
-            for units in slot.axes.values():
-                self.graph.pin(units.ravel(), self.name, reason)
         return [Signal(shape) for shape in shapes]
+
+    def barrier(self, args: tuple, kwargs: dict, shapes: list[tuple], reason: str) -> list[Signal]:
+        """Inputs and outputs keep their width, and so do all weights, whatever the other calls of the layer are."""
+        self.barred = self.barred or reason
+        return self.fence(args, kwargs, shapes, reason)
+
+    def held(self) -> list[np.ndarray]:
+        """The units that the config of the layer depends on: a barrier holds them."""
+        return [units.ravel() for slot in self.slots() for units in slot.axes.values()]
+
+    def settle(self) -> None:
+        """What is known only when all calls are."""
+        if self.barred:
+            for units in self.held():
+                self.graph.pin(units, self.name, self.barred)
 
     def count(self, path: str, positions: tuple) -> None:
         """Notes that a call multiplies by this weight at so many positions; unknown lengths count as one."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import tree
 
 from keras_reg.models.compaction.rule import Rule, signals_in
@@ -92,10 +93,10 @@ class Tracer:
     def visit(self, operation: Any, args: tuple, kwargs: dict, shapes: list[tuple]) -> list[Signal]:
         """One call of a layer or operation."""
         rule = self.rule(operation)
-        if kwargs.get("training") is True:
-            outputs = rule.barrier(args, kwargs, shapes, "is called with training=True")
-        else:
-            outputs = rule.call(args, kwargs, shapes)
+        args, kwargs = _arranged(operation, args, kwargs)
+        self.masks |= any("mask" in name and bool(signals_in(value)) for name, value in kwargs.items())
+        reason = _special(args, kwargs)
+        outputs = rule.call(args, kwargs, shapes) if reason is None else rule.barrier(args, kwargs, shapes, reason)
         if len(outputs) != len(shapes):
             raise AssertionError(f"{type(rule).__name__} gave {len(outputs)} outputs for {len(shapes)}")
         self.graph.never_empty.extend(signal.units for signal in outputs if signal.axis is not None)
@@ -109,6 +110,11 @@ class Tracer:
             return self.visit(operation, args, kwargs, [tensor.shape for tensor in tensors])
 
         return walk(model, inputs, visit)
+
+    def settle(self) -> None:
+        """After the last call."""
+        for rule in list(self.rules.values()):
+            rule.settle()
 
     def nested(self, model: Any, inputs: list[Signal]) -> list[Signal]:
         """The same for a model within the model."""
@@ -154,8 +160,30 @@ class Tracer:
         for operation in operations:
             if id(operation) in self._new:
                 for rule, new in self.rule(operation).parts(self._new[id(operation)]):
-                    found[id(rule)] = rule, new
+                    found[id(rule), id(new)] = rule, new
         return list(found.values())
+
+
+def _arranged(operation: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """The arguments as `Rule.call` expects them, however they were given."""
+    signature = inspect.signature(operation.call)
+    if any(parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) for parameter in signature.parameters.values()):
+        return args, kwargs
+    given = signature.bind(*args, **kwargs).arguments
+    if not isinstance(operation, keras.Layer):
+        return tuple(given.values()), {}
+    first = next(iter(signature.parameters))
+    return (given.pop(first),), given
+
+
+def _special(args: tuple, kwargs: dict) -> str | None:
+    """What makes a call one that no rule is for."""
+    training = kwargs.get("training")
+    if training is not None and not (isinstance(training, (bool, int, np.bool_)) and not training):
+        return f"is called with training={training}"
+    if any(getattr(item, "shape", ()) and not isinstance(item, Signal) for item in tree.flatten((args, kwargs))):
+        return "is called with an array of a fixed width"
+    return None
 
 
 def _takes_tensors(kind: type) -> bool:

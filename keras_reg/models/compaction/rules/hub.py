@@ -27,7 +27,7 @@ class FeedforwardRule(Rule):
         raise NotImplementedError
 
     def call(self, args, kwargs, shapes):
-        outputs = self.barrier(args, kwargs, shapes, "has normalization within")
+        outputs = self.fence(args, kwargs, shapes, "has normalization within")
         if self.made:
             return outputs
         try:
