@@ -40,7 +40,7 @@ class Compaction:
     @property
     def rules(self) -> list[Rule]:
         """One for each layer and operation, in the order of their first calls."""
-        return list({id(rule): rule for rule, _, _ in self.tracer.calls}.values())
+        return list(self.tracer.rules.values())
 
     def features(self) -> list[np.ndarray | None]:
         """For each input the indices of the features that are left; `None` for one whose features cannot be followed."""
@@ -78,6 +78,9 @@ class Compaction:
                 raise AssertionError(f"{rule.name}: {old.path} of shape {old.shape} does not fit {new.path} of shape {new.shape}")
             new.assign(old.value)
             made.append((new, old, None))
+        for one, other in zip(rule.layer._flatten_layers(), layer._flatten_layers(), strict=True):
+            if hasattr(other, "finalize_state"):  # of preprocessing, which computes with copies of its variables
+                other.finalize_state()
         for new, old, _ in made:
             if old is not None and old.regularizer is not None and new.regularizer is None:
                 # Set on the variable alone, where no config has it.

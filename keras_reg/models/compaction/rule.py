@@ -153,6 +153,10 @@ class Rule:
         """What this layer reads by."""
         return []
 
+    def added(self) -> int:
+        """After `mark`: how many weights the smaller layer has that the layer had not, such as a bias for constants."""
+        return 0
+
     def rebuild(self) -> Any:
         """After `mark`: the smaller layer, not yet built."""
         if not isinstance(self.layer, keras.Layer):

@@ -96,6 +96,8 @@ class ConvTransposeRule(Convolution):
     """The kernel is `(..., outputs, inputs)`. How many taps reach an output depends on its place: only zeros can be left out."""
 
     def call(self, args, kwargs, shapes):
+        if reason := self.unsupported():
+            return self.barrier(args, kwargs, shapes, reason)
         (signal,) = args
         units, constants = signal.along(self.channels, self.graph, self.name)
         self.count("kernel", self.spatial(signal.shape))
@@ -107,9 +109,13 @@ class ConvTransposeRule(Convolution):
         return self.output(shapes[0], self.produced(self.matrix.feed(units, constants, exact)))
 
     def slots(self):
+        if self.matrix is None:
+            return []
         return [Slot("kernel", {-1: self.inputs, -2: self.outputs}, (-2,)), self.bias_slot()]
 
     def changes(self):
+        if self.matrix is None:
+            return {}
         return {"filters": self.width(self.outputs), "use_bias": self.layer.use_bias or self.needs_bias()}
 
 
