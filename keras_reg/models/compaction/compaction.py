@@ -81,6 +81,9 @@ class Compaction:
         for one, other in zip(rule.layer._flatten_layers(), layer._flatten_layers(), strict=True):
             if hasattr(other, "finalize_state"):  # of preprocessing, which computes with copies of its variables
                 other.finalize_state()
+            if getattr(one, "stateful", False) and getattr(one, "states", None):  # no variables of the layer
+                for ours, theirs in zip(tree.flatten(other.states), tree.flatten(one.states), strict=True):
+                    ours.assign(theirs.value)
         for new, old, _ in made:
             if old is not None and old.regularizer is not None and new.regularizer is None:
                 # Set on the variable alone, where no config has it.

@@ -1,6 +1,7 @@
 """What a rule for a kind of layer has to say, and the parts that the rules share."""
 
 import math
+import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -160,11 +161,39 @@ class Rule:
     def rebuild(self) -> Any:
         """After `mark`: the smaller layer, not yet built."""
         if not isinstance(self.layer, keras.Layer):
-            return type(self.layer).from_config(self.layer.get_config())
+            return self._operation()
+        config = {**self.layer.get_config(), **self._functions(), **self.changes()}
+        # A Python lambda that is here already runs nothing new.
+        arguments = {"safe_mode": False} if type(self.layer) is keras.layers.Lambda else {}
         try:
-            return type(self.layer).from_config({**self.layer.get_config(), **self.changes()})
+            return type(self.layer).from_config(config, **arguments)
         except (TypeError, ValueError) as error:
             raise ValueError(f"Layer {self.name!r} cannot be made again from its own config: {error}") from error
+
+    def _operation(self) -> Any:
+        try:
+            return type(self.layer).from_config(self.layer.get_config())
+        except NotImplementedError:  # it holds an array
+            new = object.__new__(type(self.layer))
+            vars(new).update(vars(self.layer), _inbound_nodes=[], _outbound_nodes=[])
+            return new
+
+    def _functions(self) -> dict[str, Any]:
+        """What the config of a layer holds by name only, or for one shape: functions of the user's own, initial values."""
+        found = {}
+        shapes = {slot.path: slot for slot in self.slots()}
+        for name in self.layer.get_config():
+            value = getattr(self.layer, name, None)
+            own = isinstance(value, types.FunctionType) and not value.__module__.startswith("keras.")
+            if own and name.endswith(("activation", "_initializer", "_regularizer", "_constraint")):
+                found[name] = value
+            slot = shapes.get(name.removesuffix("_initializer"))
+            if name.endswith("_initializer") and slot is not None and (own or isinstance(value, keras.initializers.Constant)):
+                variable = slot.variable(self.layer)
+                if variable is not None and slot.cut(np.empty(variable.shape, bool), self.graph).shape != tuple(variable.shape):
+                    # The weights are set in any case.
+                    found[name] = "zeros"
+        return found
 
     def owned(self) -> list[keras.Variable]:
         """The weights that no layer within has a rule for."""

@@ -1,6 +1,7 @@
 """Follows units through the graph of a model, call by call."""
 
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,9 @@ def rule_for(*kinds: Any) -> Callable[[type[Rule]], type[Rule]]:
 
 
 def graph_of(model: Any) -> Any:
-    """The functional graph of a Sequential or functional model; `None` for any other."""
+    """The functional graph of a Sequential or functional model; `None` for any other, as for one with a `call` of its own."""
+    if not isinstance(model, keras.Model) or not type(model).call.__module__.startswith("keras."):
+        return None
     if isinstance(model, keras.Sequential):
         return model._functional if model.built else None
     return model if hasattr(model, "_nodes_by_depth") and hasattr(model, "_inputs_struct") else None
@@ -143,14 +146,15 @@ class Tracer:
             old = tensor._keras_history.operation
             tensors.append(type(old).from_config({**old.get_config(), "batch_shape": tuple(shape)}))
         if isinstance(model, keras.Sequential):
-            return keras.Sequential([tensors[0], *map(self.rebuilt, model.layers)], name=model.name)
+            kind = _same_kind(model, ["self", "layers", "trainable", "name"], keras.Sequential)
+            return kind([tensors[0], *map(self.rebuilt, model.layers)], name=model.name)
 
         def visit(operation, args, kwargs, outputs):
             return tree.flatten(self.rebuilt(operation)(*args, **kwargs))
 
         outputs = walk(model, [layer.output for layer in tensors], visit)
         inputs = tree.pack_sequence_as(graph._inputs_struct, [layer.output for layer in tensors])
-        kind = type(model) if _takes_tensors(type(model)) else keras.Model
+        kind = _same_kind(model, ["self", "inputs", "outputs", "name", "kwargs"], keras.Model)
         return kind(inputs, tree.pack_sequence_as(graph._outputs_struct, outputs), name=model.name)
 
     def parts(self, model: Any) -> list[tuple[Rule, Any]]:
@@ -186,9 +190,19 @@ def _special(args: tuple, kwargs: dict) -> str | None:
     return None
 
 
-def _takes_tensors(kind: type) -> bool:
-    """Whether a class of models is made as `keras.Model` is, from inputs and outputs."""
-    return list(inspect.signature(kind.__init__).parameters) in (
-        ["self", "args", "kwargs"],
-        ["self", "inputs", "outputs", "name", "kwargs"],
-    )
+def _same_kind(model: Any, parameters: list[str], other: type) -> type:
+    """The class of a model, if it is made as Keras's own are; else that of Keras, with a warning if methods are lost."""
+    kind = type(model)
+    if list(inspect.signature(kind.__init__).parameters) in (["self", "args", "kwargs"], parameters):
+        return kind
+    own = [name for name in _OVERRIDDEN if not getattr(kind, name).__module__.startswith("keras")]
+    if own:
+        warnings.warn(
+            f"{model.name!r} becomes a plain keras.{other.__name__} without the {', '.join(own)} of {kind.__name__}, whose constructor takes "
+            "other arguments than that of Keras's model.",
+            stacklevel=2,
+        )
+    return other
+
+
+_OVERRIDDEN = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
