@@ -30,6 +30,7 @@ class Compaction:
         self.tracer = Tracer()
         self.inputs = [_input(tensor, self.tracer.graph) for tensor in graph.inputs]
         self.outputs = self.tracer.trace(model, self.inputs)
+        self.tracer.settle()
         units = self.tracer.graph
         for signal in self.outputs:
             signal.pin(units, model.name, "is an output of the model")
@@ -42,7 +43,7 @@ class Compaction:
     @property
     def rules(self) -> list[Rule]:
         """One for each layer and operation, in the order of their first calls."""
-        return list({id(rule): rule for rule, _, _ in self.tracer.calls}.values())
+        return list(self.tracer.rules.values())
 
     def features(self) -> list[np.ndarray | None]:
         """For each input the indices of the features that are left; `None` for one whose features cannot be followed."""
@@ -81,6 +82,12 @@ class Compaction:
                 raise AssertionError(f"{rule.name}: {old.path} of shape {old.shape} does not fit {new.path} of shape {new.shape}")
             new.assign(old.value)
             made.append((new, old, None))
+        for one, other in zip(rule.layer._flatten_layers(), layer._flatten_layers(), strict=True):
+            if hasattr(other, "finalize_state"):  # of preprocessing, which computes with copies of its variables
+                other.finalize_state()
+            if getattr(one, "stateful", False) and getattr(one, "states", None):  # no variables of the layer
+                for ours, theirs in zip(tree.flatten(other.states), tree.flatten(one.states), strict=True):
+                    ours.assign(theirs.value)
         return made
 
     def _put_penalties(self, model: Any, sources: list[tuple]) -> None:

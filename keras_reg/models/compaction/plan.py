@@ -105,6 +105,9 @@ def _row(rule: Rule, compaction: Compaction) -> LayerPlan:
         for place, count in enumerate((number, left)):
             parameters[place] += count
             size[place] += count * item
+    if added := rule.added():
+        parameters[1] += added
+        size[1] += added * np.dtype("float16" if rule.layer.variable_dtype == "bfloat16" else rule.layer.variable_dtype).itemsize
     widths = [signal for owner, _, outputs in compaction.tracer.calls if owner is rule for signal in outputs[:1] if signal.axis is not None]
     width = (len(widths[0].units), int(graph.kept(widths[0].units).sum())) if widths else None
     return LayerPlan(rule.name, type(rule.layer).__name__, width, tuple(parameters), (rule.macs(False), rule.macs(True)), tuple(size))

@@ -1,6 +1,7 @@
 """What a rule for a kind of layer has to say, and the parts that the rules share."""
 
 import math
+import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -130,13 +131,17 @@ class Rule:
         self.tracer = tracer
         self.graph: Units = tracer.graph
         self.positions: dict[str, int] = {}
+        self.barred: str | None = None
 
     @property
     def name(self) -> str:
         return self.tracer.prefix(self.layer)
 
     def call(self, args: tuple, kwargs: dict, shapes: list[tuple]) -> list[Signal]:
-        """The signals of the outputs, whose shapes are given, for arguments in which signals stand for tensors."""
+        """The signals of the outputs, whose shapes are given, for arguments in which signals stand for tensors.
+
+        Of a layer's arguments the first is in `args`, the others in `kwargs`; all of an operation's are in `args`.
+        """
         raise NotImplementedError
 
     def slots(self) -> list[Slot]:
@@ -151,17 +156,52 @@ class Rule:
         """What this layer reads by."""
         return []
 
+    def added(self) -> int:
+        """After `mark`: how many weights the smaller layer has that the layer had not, such as a bias for constants."""
+        return 0
+
     def rebuild(self) -> Any:
         """After `mark`: the smaller layer, not yet built."""
         if not isinstance(self.layer, keras.Layer):
-            return type(self.layer).from_config(self.layer.get_config())
+            return self._operation()
         kind = original_class(self.layer)
+        # Parts of a structural penalty fit the old widths: they are cut and put back once the weights are there.
+        config = without_structures({**self.own_config(), **self._functions(), **self.changes()})
+        # A Python lambda that is here already runs nothing new.
+        arguments = {"safe_mode": False} if kind is keras.layers.Lambda else {}
         try:
-            # Parts of a structural penalty fit the old widths: they are cut and put back once the weights are there.
-            config = without_structures({**kind.get_config(self.layer), **self.changes()})
-            return kind.from_config(config)
+            return kind.from_config(config, **arguments)
         except (TypeError, ValueError) as error:
             raise ValueError(f"Layer {self.name!r} cannot be made again from its own config: {error}") from error
+
+    def own_config(self) -> dict[str, Any]:
+        """The config of the layer, without what may be carried around it."""
+        return original_class(self.layer).get_config(self.layer)
+
+    def _operation(self) -> Any:
+        try:
+            return type(self.layer).from_config(self.layer.get_config())
+        except NotImplementedError:  # it holds an array
+            new = object.__new__(type(self.layer))
+            vars(new).update(vars(self.layer), _inbound_nodes=[], _outbound_nodes=[])
+            return new
+
+    def _functions(self) -> dict[str, Any]:
+        """What the config of a layer holds by name only, or for one shape: functions of the user's own, initial values."""
+        found = {}
+        shapes = {slot.path: slot for slot in self.slots()}
+        for name in self.own_config():
+            value = getattr(self.layer, name, None)
+            own = isinstance(value, types.FunctionType) and not value.__module__.startswith("keras.")
+            if own and name.endswith(("activation", "_initializer", "_regularizer", "_constraint")):
+                found[name] = value
+            slot = shapes.get(name.removesuffix("_initializer"))
+            if name.endswith("_initializer") and slot is not None and (own or isinstance(value, keras.initializers.Constant)):
+                variable = slot.variable(self.layer)
+                if variable is not None and slot.cut(np.empty(variable.shape, bool), self.graph).shape != tuple(variable.shape):
+                    # The weights are set in any case.
+                    found[name] = "zeros"
+        return found
 
     def owned(self) -> list[keras.Variable]:
         """The weights that no layer within has a rule for."""
@@ -173,14 +213,26 @@ class Rule:
 
     # What rules share
 
-    def barrier(self, args: tuple, kwargs: dict, shapes: list[tuple], reason: str) -> list[Signal]:
+    def fence(self, args: tuple, kwargs: dict, shapes: list[tuple], reason: str) -> list[Signal]:
         """Inputs and outputs keep their width."""
         for signal in signals_in((args, kwargs)):
             signal.pin(self.graph, self.name, reason)
-        for slot in self.slots():  # of a layer whose other calls had no barrier
-            for units in slot.axes.values():
-                self.graph.pin(units.ravel(), self.name, reason)
         return [Signal(shape) for shape in shapes]
+
+    def barrier(self, args: tuple, kwargs: dict, shapes: list[tuple], reason: str) -> list[Signal]:
+        """Inputs and outputs keep their width, and so do all weights, whatever the other calls of the layer are."""
+        self.barred = self.barred or reason
+        return self.fence(args, kwargs, shapes, reason)
+
+    def held(self) -> list[np.ndarray]:
+        """The units that the config of the layer depends on: a barrier holds them."""
+        return [units.ravel() for slot in self.slots() for units in slot.axes.values()]
+
+    def settle(self) -> None:
+        """What is known only when all calls are."""
+        if self.barred:
+            for units in self.held():
+                self.graph.pin(units, self.name, self.barred)
 
     def count(self, path: str, positions: tuple) -> None:
         """Notes that a call multiplies by this weight at so many positions; unknown lengths count as one."""

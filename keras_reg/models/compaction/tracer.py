@@ -1,10 +1,12 @@
 """Follows units through the graph of a model, call by call."""
 
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import tree
 
 from keras_reg.models.compaction.rule import Rule, signals_in
@@ -30,7 +32,9 @@ def rule_for(*kinds: Any) -> Callable[[type[Rule]], type[Rule]]:
 
 
 def graph_of(model: Any) -> Any:
-    """The functional graph of a Sequential or functional model; `None` for any other."""
+    """The functional graph of a Sequential or functional model; `None` for any other, as for one with a `call` of its own."""
+    if not isinstance(model, keras.Model) or not type(model).call.__module__.startswith("keras."):
+        return None
     if isinstance(model, keras.Sequential):
         return model._functional if model.built else None
     return model if hasattr(model, "_nodes_by_depth") and hasattr(model, "_inputs_struct") else None
@@ -93,10 +97,10 @@ class Tracer:
     def visit(self, operation: Any, args: tuple, kwargs: dict, shapes: list[tuple]) -> list[Signal]:
         """One call of a layer or operation."""
         rule = self.rule(operation)
-        if kwargs.get("training") is True:
-            outputs = rule.barrier(args, kwargs, shapes, "is called with training=True")
-        else:
-            outputs = rule.call(args, kwargs, shapes)
+        args, kwargs = _arranged(operation, args, kwargs)
+        self.masks |= any("mask" in name and bool(signals_in(value)) for name, value in kwargs.items())
+        reason = _special(args, kwargs)
+        outputs = rule.call(args, kwargs, shapes) if reason is None else rule.barrier(args, kwargs, shapes, reason)
         if len(outputs) != len(shapes):
             raise AssertionError(f"{type(rule).__name__} gave {len(outputs)} outputs for {len(shapes)}")
         self.graph.never_empty.extend(signal.units for signal in outputs if signal.axis is not None)
@@ -110,6 +114,11 @@ class Tracer:
             return self.visit(operation, args, kwargs, [tensor.shape for tensor in tensors])
 
         return walk(model, inputs, visit)
+
+    def settle(self) -> None:
+        """After the last call."""
+        for rule in list(self.rules.values()):
+            rule.settle()
 
     def nested(self, model: Any, inputs: list[Signal]) -> list[Signal]:
         """The same for a model within the model."""
@@ -138,15 +147,15 @@ class Tracer:
             old = tensor._keras_history.operation
             tensors.append(type(old).from_config({**old.get_config(), "batch_shape": tuple(shape)}))
         if isinstance(model, keras.Sequential):
-            return keras.Sequential([tensors[0], *map(self.rebuilt, model.layers)], name=model.name)
+            kind = _same_kind(model, ["self", "layers", "trainable", "name"], keras.Sequential)
+            return kind([tensors[0], *map(self.rebuilt, model.layers)], name=model.name)
 
         def visit(operation, args, kwargs, outputs):
             return tree.flatten(self.rebuilt(operation)(*args, **kwargs))
 
         outputs = walk(model, [layer.output for layer in tensors], visit)
         inputs = tree.pack_sequence_as(graph._inputs_struct, [layer.output for layer in tensors])
-        kind = original_class(model)
-        kind = kind if _takes_tensors(kind) else keras.Model
+        kind = _same_kind(model, ["self", "inputs", "outputs", "name", "kwargs"], keras.Model)
         return kind(inputs, tree.pack_sequence_as(graph._outputs_struct, outputs), name=model.name)
 
     def parts(self, model: Any) -> list[tuple[Rule, Any]]:
@@ -156,13 +165,45 @@ class Tracer:
         for operation in operations:
             if id(operation) in self._new:
                 for rule, new in self.rule(operation).parts(self._new[id(operation)]):
-                    found[id(rule)] = rule, new
+                    found[id(rule), id(new)] = rule, new
         return list(found.values())
 
 
-def _takes_tensors(kind: type) -> bool:
-    """Whether a class of models is made as `keras.Model` is, from inputs and outputs."""
-    return list(inspect.signature(kind.__init__).parameters) in (
-        ["self", "args", "kwargs"],
-        ["self", "inputs", "outputs", "name", "kwargs"],
-    )
+def _arranged(operation: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """The arguments as `Rule.call` expects them, however they were given."""
+    signature = inspect.signature(operation.call)
+    if any(parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) for parameter in signature.parameters.values()):
+        return args, kwargs
+    given = signature.bind(*args, **kwargs).arguments
+    if not isinstance(operation, keras.Layer):
+        return tuple(given.values()), {}
+    first = next(iter(signature.parameters))
+    return (given.pop(first),), given
+
+
+def _special(args: tuple, kwargs: dict) -> str | None:
+    """What makes a call one that no rule is for."""
+    training = kwargs.get("training")
+    if training is not None and not (isinstance(training, (bool, int, np.bool_)) and not training):
+        return f"is called with training={training}"
+    if any(getattr(item, "shape", ()) and not isinstance(item, Signal) for item in tree.flatten((args, kwargs))):
+        return "is called with an array of a fixed width"
+    return None
+
+
+def _same_kind(model: Any, parameters: list[str], other: type) -> type:
+    """The class of a model, if it is made as Keras's own are; else that of Keras, with a warning if methods are lost."""
+    kind = original_class(model)
+    if list(inspect.signature(kind.__init__).parameters) in (["self", "args", "kwargs"], parameters):
+        return kind
+    own = [name for name in _OVERRIDDEN if not getattr(kind, name).__module__.startswith("keras")]
+    if own:
+        warnings.warn(
+            f"{model.name!r} becomes a plain keras.{other.__name__} without the {', '.join(own)} of {kind.__name__}, whose constructor "
+            "takes other arguments than that of Keras's model.",
+            stacklevel=2,
+        )
+    return other
+
+
+_OVERRIDDEN = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")

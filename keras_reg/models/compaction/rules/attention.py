@@ -90,6 +90,11 @@ class AttentionRule(Rule):
     def needs_bias(self) -> bool:
         return not self.layer.use_bias and any(bool(np.any(matrix.addend())) for matrix in self.matrices())
 
+    def added(self):
+        if self.matrix is None or not self.needs_bias():
+            return 0
+        return sum(self.width(matrix.outputs) for matrix in (self.matrix, self.query, self.key, self.value))
+
     def finish(self, name: str, bias: bool = False):
         """Biases take over the constants that their projection no longer reads; queries keep the scale of their scores."""
         matrix = getattr(self, name)
@@ -199,6 +204,8 @@ class GroupQueryAttentionRule(AttentionRule):
             self.graph.never_empty.append(self.groups)
         # The output has the width of the queries, always.
         self.graph.unite(operands[0].along(-1, self.graph, self.name)[0], self.outputs)
+        # So have the values that it reads.
+        self.graph.unite(operands[2].along(-1, self.graph, self.name)[0], self.outputs)
         _, _, value = self.project(operands, [np.repeat(units, dimensions) for units in (self.heads, self.groups, self.groups)])
         value = np.repeat(value, queries // layer.num_key_value_heads, 0)
         return self.mix(value, kwargs, shapes[0])

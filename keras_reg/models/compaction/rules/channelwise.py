@@ -50,6 +50,8 @@ class PReLURule(Rule):
         if signal.axis is None:
             return self.barrier(args, kwargs, shapes, "has a slope for each place of its input")
         slope = self.values("alpha").astype("float64")
+        if getattr(self, "axis", signal.axis - 1) != signal.axis - 1:
+            return self.barrier(args, kwargs, shapes, "is called along several axes")
         self.axis = signal.axis - 1
         if slope.shape[self.axis] == 1 < len(signal.units):
             rows = np.broadcast_to(slope.reshape(1, -1), (len(signal.units), slope.size))
@@ -97,6 +99,11 @@ class KeepsConstants(Rule):
             return self.barrier(args, kwargs, shapes, "works along the axis of the units")
         if signal.axis is not None and shapes[0][signal.axis] != signal.shape[signal.axis]:
             return self.barrier(args, kwargs, shapes, "changes the length of the axis of the units")
+        if signal.axis is not None and (getattr(self.layer, "noise_shape", None) or [None] * len(signal.shape))[signal.axis] not in (
+            None,
+            1,
+        ):
+            return self.barrier(args, kwargs, shapes, "has a fixed noise_shape")
         return [signal.like(shapes[0])]
 
 

@@ -66,6 +66,7 @@ class ConvRule(Convolution):
             for reads, gives in zip(units.reshape(groups, -1), self.outputs.reshape(groups, -1), strict=True):
                 members = np.concatenate([reads, gives])
                 self.graph.unite(members[1:], members[:-1])
+            self.graph.constraints.append(self._two)
         else:
             self.graph.unite(units, self.inputs)
         exact = np.isfinite(constants) & (self.without_border(signal) | (constants == 0))
@@ -74,6 +75,11 @@ class ConvRule(Convolution):
         known = np.isfinite(reads)[:, :, None] | (by_group == 0).all(0).transpose(1, 0, 2)
         sums = (np.nan_to_num(reads)[:, :, None] * by_group.astype("float64").sum(0).transpose(1, 0, 2)).sum(1)
         return self.output(shapes[0], self.produced(np.where(known.all(1), sums, np.nan).ravel()))
+
+    def _two(self, kept) -> np.ndarray:
+        """Groups that stay although nothing needs them: one alone would be another kind of layer, with other units."""
+        first = self.outputs.reshape(self.layer.groups, -1)[:, 0]
+        return first[~kept(first)][: max(0, 2 - kept(first).sum())]
 
     def slots(self):
         if self.inputs is None:
@@ -96,6 +102,8 @@ class ConvTransposeRule(Convolution):
     """The kernel is `(..., outputs, inputs)`. How many taps reach an output depends on its place: only zeros can be left out."""
 
     def call(self, args, kwargs, shapes):
+        if reason := self.unsupported():
+            return self.barrier(args, kwargs, shapes, reason)
         (signal,) = args
         units, constants = signal.along(self.channels, self.graph, self.name)
         self.count("kernel", self.spatial(signal.shape))
@@ -107,9 +115,13 @@ class ConvTransposeRule(Convolution):
         return self.output(shapes[0], self.produced(self.matrix.feed(units, constants, exact)))
 
     def slots(self):
+        if self.matrix is None:
+            return []
         return [Slot("kernel", {-1: self.inputs, -2: self.outputs}, (-2,)), self.bias_slot()]
 
     def changes(self):
+        if self.matrix is None:
+            return {}
         return {"filters": self.width(self.outputs), "use_bias": self.layer.use_bias or self.needs_bias()}
 
 

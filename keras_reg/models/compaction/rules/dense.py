@@ -46,8 +46,11 @@ class Reader(Rule):
         """Whether a bias has to be added for constants that went."""
         return not self.layer.use_bias and bool(np.any(self.matrix.addend()))
 
+    def added(self):
+        return self.width(self.outputs) if self.matrix is not None and self.needs_bias() else 0
+
     def bias_slot(self) -> Slot:
-        return Slot("bias", {0: self.outputs}, (0,), lambda bias: bias + self.addend())
+        return Slot("bias", {0: self.outputs}, (0,), lambda bias: bias + self.addend().reshape(bias.shape))
 
     def addend(self) -> np.ndarray:
         return self.matrix.addend()[self.graph.kept(self.outputs)]
@@ -96,8 +99,12 @@ class EinsumDenseRule(Reader):
         given = [label for label in output if label in kernel and label not in inputs]
         if not contracted or not given or any(label in kernel and label in output for label in inputs):
             return self.barrier(args, kwargs, shapes, f"has the equation {self.layer.equation}")
+        if any(label not in kernel and label not in output for label in inputs):
+            return self.barrier(args, kwargs, shapes, "sums its inputs over an axis that its kernel does not have")
         axes = {label: len(signal.shape) - len(inputs) + inputs.index(label) for label in contracted}
         read = next((label for label, axis in axes.items() if axis == signal.axis), contracted[-1])
+        if getattr(self, "read", read) != read:
+            return self.barrier(args, kwargs, shapes, "is called along several axes")
         units, constants = signal.along(axes[read], self.graph, self.name)
         values = self.values("kernel")
         self.axis_in, self.axis_out = kernel.index(read), kernel.index(given[-1])
@@ -107,9 +114,7 @@ class EinsumDenseRule(Reader):
             self.label, self.inputs, self.outputs = given[-1], units, self.graph.new(values.shape[self.axis_out])
             taps = np.moveaxis(values, (self.axis_in, self.axis_out), (-2, -1))
             self.matrix = Matrix(self.graph, units, self.outputs, taps.reshape(-1, *taps.shape[-2:]))
-        self.read, self.output = getattr(self, "read", read), output
-        if self.read != read:
-            raise AssertionError(f"{self.name} is called along two axes")
+        self.read, self.output = read, output
         positions = [length for label, length in zip(inputs[::-1], signal.shape[::-1], strict=False) if label not in kernel]
         self.count("kernel", tuple(positions[:-1] if "..." not in left else positions))
         sums = self.matrix.feed(units, constants, exact=self.foldable)

@@ -5,6 +5,7 @@ import numpy as np
 from keras_reg.models.compaction.activations import entrywise
 from keras_reg.models.compaction.rule import Matrix, Rule, Slot, apply
 from keras_reg.models.compaction.tracer import rule_for
+from keras_reg.regularizers.carrier import original_class
 
 
 def _entrywise(activation) -> bool:
@@ -27,7 +28,7 @@ class FeedforwardRule(Rule):
         raise NotImplementedError
 
     def call(self, args, kwargs, shapes):
-        outputs = self.barrier(args, kwargs, shapes, "has normalization within")
+        outputs = self.fence(args, kwargs, shapes, "has normalization within")
         if self.made:
             return outputs
         try:
@@ -107,7 +108,7 @@ class PatchingRule(Rule):
         return self.barrier(args, kwargs, shapes, "adds embeddings of places")
 
     def rebuild(self):
-        config = self.layer.get_config()
+        config = self.own_config()
         for entry in ("num_patches", "num_positions"):
             config.pop(entry, None)
-        return type(self.layer).from_config({**config, "use_patch_bias": self.layer.use_patch_bias})
+        return original_class(self.layer).from_config({**config, "use_patch_bias": self.layer.use_patch_bias})

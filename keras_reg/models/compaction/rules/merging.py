@@ -8,6 +8,8 @@ from keras import layers
 from keras_reg.models.compaction.rule import Rule, apply, signals_in
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.tracer import rule_for
+from keras_reg.models.compaction.units import FIXED
+from keras_reg.regularizers.carrier import original_class
 
 
 class Entrywise(Rule):
@@ -35,7 +37,13 @@ class Entrywise(Rule):
                 columns.append(np.full(width, float(operand)))
                 continue
             length = _length(operand, back)
-            if length == width:
+            if length is None:
+                # At run time it is one, or the width: so that stays.
+                operand.pin(self.graph, self.name, "has a length that is not known")
+                own, constants = np.full(width, FIXED), np.full(width, np.nan)
+                self.graph.unite(own, units if units is not None else own)
+                units = own if units is None else units
+            elif length == width:
                 own, constants = operand.along(back, self.graph, self.name)
                 if units is None:
                     units = own
@@ -76,7 +84,7 @@ class MergeRule(Entrywise):
         signals = list(args[0])
         if len({len(signal.shape) for signal in signals}) > 1:
             return self.barrier(args, kwargs, shapes, "merges tensors of different ranks")
-        return self.merge(signals, shapes[0], _MERGES[type(self.layer)])
+        return self.merge(signals, shapes[0], _MERGES[original_class(self.layer)])
 
 
 @rule_for("keras.src.applications.inception_resnet_v2.CustomScaleLayer")
@@ -120,6 +128,8 @@ class UnaryOperation(Rule):
     def call(self, args, kwargs, shapes):
         if len(signals_in((args, kwargs))) != 1 or not isinstance(args[0], Signal):
             return self.barrier(args, kwargs, shapes, "takes several tensors")
+        if any(getattr(value, "shape", None) or isinstance(value, (list, tuple)) for value in self._settings()):
+            return self.barrier(args, kwargs, shapes, "takes an array of a fixed width")
         signal = args[0]
         if signal.axis is None:
             return [Signal(shapes[0])]
@@ -128,6 +138,10 @@ class UnaryOperation(Rule):
             return self.layer.call(tensor, *args[1:], **kwargs)
 
         return [signal.like(shapes[0], constants=apply(function, signal.constants, "float64"))]
+
+    def _settings(self) -> list:
+        """What an operation was made with; a layer has it in its config."""
+        return [] if isinstance(self.layer, layers.Layer) else [v for k, v in vars(self.layer).items() if not k.startswith("_")]
 
 
 @rule_for(layers.Concatenate, "Concatenate")

@@ -2,9 +2,9 @@
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, tree
 
-from keras_reg.models.compaction.rule import Rule, signals_in
+from keras_reg.models.compaction.rule import Rule
 from keras_reg.models.compaction.rules.merging import product
 from keras_reg.models.compaction.rules.recurrent import RecurrentRule
 from keras_reg.models.compaction.signals import Signal
@@ -17,6 +17,18 @@ class Wrapper(Rule):
     def owned(self):
         return []
 
+    def within(self) -> list[Rule]:
+        """The rules of these layers."""
+        raise NotImplementedError
+
+    def held(self):
+        return [units for rule in self.within() for units in rule.held()]
+
+    def barrier(self, args, kwargs, shapes, reason):
+        for rule in self.within():
+            rule.barrier((), {}, [], reason)
+        return super().barrier(args, kwargs, shapes, reason)
+
 
 @rule_for(keras.Model)
 class ModelRule(Wrapper):
@@ -26,10 +38,13 @@ class ModelRule(Wrapper):
     outputs: list[Signal]
 
     def call(self, args, kwargs, shapes):
-        wanted = [tensor.name for tensor in graph_of(self.layer).inputs]
-        given = args[0] if args else kwargs.get("inputs")
-        signals = [given[name] for name in wanted] if isinstance(given, dict) else signals_in(given)
-        if len(signals) != len(wanted):
+        graph, given = graph_of(self.layer), args[0]
+        if isinstance(given, dict) and not isinstance(graph._inputs_struct, dict):
+            given = [given.get(tensor.name) for tensor in graph.inputs]
+        elif isinstance(given, dict):
+            given = [given.get(key) for key in sorted(graph._inputs_struct)]
+        signals = tree.flatten(given)
+        if [getattr(signal, "shape", None) and len(signal.shape) for signal in signals] != [len(tensor.shape) for tensor in graph.inputs]:
             return self.barrier(args, kwargs, shapes, "is called with other inputs than it was built with")
         if self.inputs is None:
             self.inputs = signals
@@ -50,6 +65,20 @@ class ModelRule(Wrapper):
         else:
             for signal in (one, other):
                 signal.pin(self.graph, self.name, "is called along several axes")
+
+    def within(self):
+        return [
+            self.tracer.rule(operation) for operation in graph_of(self.layer).operations if not isinstance(operation, layers.InputLayer)
+        ]
+
+    def held(self):
+        return super().held() + [signal.units for signal in [*self.inputs, *self.outputs] if signal.axis is not None]
+
+    def barrier(self, args, kwargs, shapes, reason):
+        if self.inputs is None:
+            self.inputs = [Signal(tensor.shape) for tensor in graph_of(self.layer).inputs]
+            self.outputs = self.tracer.nested(self.layer, self.inputs)
+        return super().barrier(args, kwargs, shapes, reason)
 
     def rebuild(self):
         return self.tracer.rebuild(self.layer, self.inputs)
@@ -81,9 +110,12 @@ class TimeDistributedRule(Wrapper):
             for o, s in zip(outputs, shapes, strict=True)
         ]
 
+    def within(self):
+        return [self.tracer.rule(self.layer.layer)]
+
     def rebuild(self):
-        config = self.layer.get_config()
-        config["layer"] = self.tracer.rule(self.layer.layer).rebuild()
+        config = self.own_config()
+        config["layer"] = self.tracer.rebuilt(self.layer.layer)
         return layers.TimeDistributed(**config)
 
     def parts(self, new):
@@ -131,6 +163,9 @@ class BidirectionalRule(Wrapper):
             merged = [one.like(shapes[0], constants=constants)]
         return [*merged, *states_one, *states_other]
 
+    def within(self):
+        return [self.tracer.rule(part) for part in (self.layer.forward_layer, self.layer.backward_layer)]
+
     def _even(self, kept) -> np.ndarray:
         one, other = self.even
         counts = kept(one).sum(), kept(other).sum()
@@ -138,7 +173,7 @@ class BidirectionalRule(Wrapper):
         return fewer[~kept(fewer)][:difference]
 
     def rebuild(self):
-        config = self.layer.get_config()
+        config = self.own_config()
         config["layer"], config["backward_layer"] = (
             self.tracer.rule(part).rebuild() for part in (self.layer.forward_layer, self.layer.backward_layer)
         )

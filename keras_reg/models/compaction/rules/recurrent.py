@@ -34,6 +34,8 @@ class RecurrentRule(Rule):
             or not entrywise(layer.recurrent_activation if hasattr(layer, "recurrent_activation") else None)
         ):
             return self.barrier(args, kwargs, shapes, "has gates whose activations are not known to be entrywise")
+        if layer.stateful:
+            return self.barrier(args, kwargs, shapes, "keeps its state between calls")
         inputs, constants = signal.along(-1, self.graph, self.name)
         kernel, recurrent = self.values("cell.kernel"), self.values("cell.recurrent_kernel")
         units = layer.units
@@ -49,7 +51,7 @@ class RecurrentRule(Rule):
         for state in states:
             own, _ = state.along(-1, self.graph, self.name)
             self.graph.unite(own, self.outputs)
-        silent = self._silent(sums, recurrent) if not states and not layer.stateful else np.zeros(units, bool)
+        silent = self._silent(sums, recurrent) if not states else np.zeros(units, bool)
         silent_constants = np.where(silent, 0.0, np.nan)
         self.recurrent.feed(self.outputs, silent_constants, exact=False)
         return [Signal(shape, len(shape) - 1, self.outputs, silent_constants) for shape in shapes]
@@ -89,6 +91,9 @@ class RecurrentRule(Rule):
     def needs_bias(self) -> bool:
         return not self.layer.use_bias and bool(np.any(self.matrix.addend()))
 
+    def added(self):
+        return self.width(self.columns) if self.matrix is not None and self.needs_bias() else 0
+
     def changes(self):
         if self.matrix is None:
             return {}
@@ -113,6 +118,9 @@ class GRURule(RecurrentRule):
         bias = super()._bias()
         # With two biases that of the recurrent part is multiplied by the reset gate.
         return bias if bias.ndim == 1 else np.where(bias[1] == 0, bias[0], np.nan)
+
+    def added(self):
+        return super().added() * (2 if self.layer.reset_after else 1)
 
     def bias_slot(self):
         if not self.layer.reset_after:

@@ -54,22 +54,26 @@ class Reshaping(Rule):
     """One shape for all calls: their units are united."""
 
     result: Signal | None = None
+    others: tuple | list = ()
 
     def reshape(self, args, kwargs, shapes):
         signal = args[0]
-        if signal.axis is None:
-            return [Signal(shapes[0])]
-        output = reshaped(signal, shapes[0])
-        if output is None or (self.result is not None and self.result.axis != output.axis):
+        output = reshaped(signal, shapes[0]) if signal.axis is not None else None
+        if output is None:
             return self.barrier(args, kwargs, shapes, f"spreads units over several axes of {shapes[0]}")
-        if self.result is not None:
-            self.graph.unite(output.units, self.result.units)
-        self.result = output
+        first, self.result = self.result or output, output
+        if first.axis != output.axis or len(first.units) != len(output.units):
+            self.others = [*self.others, first.units]
+            return self.barrier(args, kwargs, shapes, "is called with different shapes")
+        self.graph.unite(output.units, first.units)
         return [output]
+
+    def held(self):
+        return [] if self.result is None else [self.result.units, *self.others]
 
     def target(self, shape: tuple, first: int) -> tuple:
         """The shape, whose axis 0 is this one of the tensor, with the width that is left."""
-        if self.result is None:
+        if self.result is None or self.barred:
             return tuple(shape)
         shape = list(shape)
         shape[self.result.axis - first] = self.width(self.result.units)
@@ -125,7 +129,7 @@ class DimensionRule(Rule):
             return [Signal(shapes[0])]
         rank, wanted = max(len(signal.shape), len(shapes[0])), self.layer.axis
         if wanted is None:
-            wanted = [axis for axis, length in enumerate(signal.shape) if length == 1]
+            return self.barrier(args, kwargs, shapes, "drops all axes of length one")
         ones = {axis % rank for axis in (wanted if isinstance(wanted, (list, tuple)) else [wanted])}
         longer = [axis for axis in range(rank) if axis not in ones]
         if len(shapes[0]) > len(signal.shape):
@@ -143,6 +147,8 @@ class ReduceRule(Rule):
         axes = self.layer.axis
         axes = range(rank) if axes is None else axes if isinstance(axes, (list, tuple)) else [axes]
         axes = {axis % rank for axis in axes}
+        if getattr(self.layer, "initial", None) is not None:
+            return self.barrier(args, kwargs, shapes, "has a value to start from")
         if signal.axis is None or signal.axis in axes or 0 in axes:
             return self.barrier(args, kwargs, shapes, "reduces over its units")
         axis = signal.axis if self.layer.keepdims else signal.axis - sum(reduced < signal.axis for reduced in axes)
