@@ -179,7 +179,7 @@ def _remember(old: Any, new: Any, origins: list, number: int, graph: Any) -> Non
         elif isinstance(ours, keras.Variable) and isinstance(theirs, keras.Variable):
             _fill(ours, theirs, None, graph)
         elif isinstance(ours, (list, tuple)) and isinstance(theirs, (list, tuple)) and len(ours) == len(origins) and len(theirs) == number:
-            if name.startswith("_trainable_variables"):
+            if name in ("_variables", "_trainable_variables"):
                 continue
             for variable, (place, slot) in zip(ours, origins, strict=True):
                 if place is not None:
