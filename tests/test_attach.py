@@ -66,6 +66,7 @@ def step(model, start, x, y):
     for variable, value in zip(model.variables, start, strict=True):
         variable.assign(value)
     model.reset_metrics()
+    keras.utils.set_random_seed(0)  # dropout of PyTorch's draws from there
     loss = float(np.ravel(model.train_on_batch(x, y))[0])
     return loss, numbers(model.trainable_variables)
 
@@ -75,7 +76,8 @@ def cycle(model, folder, name, train=True):
     before, config, kind = numbers(model.weights), model.get_config(), type(model)
     if train:
         x, y = data(model)
-        model.compile(keras.optimizers.SGD(RATE), keras.losses.MeanSquaredError(), run_eagerly=True)
+        # Compiling each step twice takes longest on TensorFlow, and running it operation by operation on JAX.
+        model.compile(keras.optimizers.SGD(RATE), keras.losses.MeanSquaredError(), run_eagerly=BACKEND != "jax")
         start = numbers(model.variables)
         loss, plain = step(model, start, x, y)
     assert not model.losses
