@@ -1,8 +1,8 @@
 """The closed form of a crossentropy whose target is a weight on one class and a mass spread over all.
 
 `-weight * log p[label] - sum_k spread[k] * log p[k]` with `p = softmax(logits)`, and its gradient
-`(weight + sum(spread)) * p - spread - weight * onehot(label)`: with many classes neither needs a one-hot target in memory. JAX and
-PyTorch make the gradient from the logits again where it is needed; TensorFlow, whose graph would do so at once, keeps the softmax.
+`(weight + sum(spread)) * p - spread - weight * onehot(label)`: with many classes neither needs a one-hot target in memory. The gradient is made
+from the logits again where it is needed; on TensorFlow only what XLA compiles can do so in one pass, the rest keeps a softmax.
 """
 
 import functools
@@ -13,6 +13,7 @@ import numpy as np
 from keras import KerasTensor, backend, ops
 
 from keras_reg.ops.dtypes import like
+from keras_reg.ops.fused import compiled, worth_compiling
 
 FEW_CLASSES = 128
 
@@ -30,10 +31,11 @@ def smoothed_crossentropy(logits: Any, labels: Any, weight: float | Any, spread:
     if isinstance(logits, KerasTensor) or isinstance(labels, KerasTensor) or backend.backend() not in forms:
         return mixed(ops.log_softmax(logits), labels, weight, spread)
     classes, shape = logits.shape[-1], ops.shape(labels)
+    form = _tensorflow_compiled if worth_compiling(logits) else forms[backend.backend()]
     if len(labels.shape) == 1 or backend.backend() == "jax":  # which fuses less across a change of shape
-        return forms[backend.backend()](logits, labels, weight, spread)
+        return form(logits, labels, weight, spread)
     weight = weight if isinstance(weight, float) else ops.reshape(weight, (-1,))
-    loss = forms[backend.backend()](ops.reshape(logits, (-1, classes)), ops.reshape(labels, (-1,)), weight, spread)
+    loss = form(ops.reshape(logits, (-1, classes)), ops.reshape(labels, (-1,)), weight, spread)
     return ops.reshape(loss, shape)
 
 
@@ -90,6 +92,28 @@ def _tensorflow(logits, labels, weight, spread):
     def loss(logits):
         form = _tensorflow_few if logits.shape[-1] <= FEW_CLASSES else _tensorflow_many
         return form(tf, logits, labels, weight, spread)
+
+    return loss(logits)
+
+
+def _tensorflow_compiled(logits, labels, weight, spread):
+    import tensorflow as tf
+
+    classes = logits.shape[-1]
+
+    # Both at once: the exponentials, which cost most, are then written where the gradient will be.
+    def loss_and_slope(logits, labels):
+        top = tf.reduce_max(logits, axis=-1)
+        powers = tf.exp(logits - top[:, None])
+        norm = tf.reduce_sum(powers, axis=-1)
+        losses = mixed(logits, labels, weight, spread, top, tf.math.log(norm))
+        target = tf.where(tf.range(classes) == labels[:, None], like(logits, column(weight)), like(logits, 0.0)) + like(logits, spread)
+        return losses, powers * ((weight + total(spread, classes)) / norm)[:, None] - target
+
+    @tf.custom_gradient
+    def loss(logits):
+        losses, slope = compiled(loss_and_slope)(logits, labels)
+        return losses, lambda upstream: slope * upstream[:, None]
 
     return loss(logits)
 
