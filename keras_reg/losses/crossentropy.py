@@ -1,8 +1,8 @@
 """The closed form of a crossentropy whose target is a weight on one class and a mass spread over all.
 
 `-weight * log p[label] - sum_k spread[k] * log p[k]` with `p = softmax(logits)`, and its gradient
-`(weight + sum(spread)) * p - spread - weight * onehot(label)`: with many classes neither needs a one-hot target in memory. The gradient is made
-from the logits again where it is needed; on TensorFlow only what XLA compiles can do so in one pass, the rest keeps a softmax.
+`(weight + sum(spread)) * p - spread - weight * onehot(label)`: with many classes neither needs a one-hot target in memory. The gradient
+comes from the logits once more where it is needed. On TensorFlow only what XLA compiles does so in one pass; the rest keeps a softmax.
 """
 
 import functools
