@@ -51,7 +51,7 @@ def boolean(value: Any, name: str) -> bool:
 def floating_tensor(value: Any, name: str) -> Any:
     """A real floating-point tensor from a tensor, variable, array or nested list."""
     # A symbolic tensor is what a functional model is made of: it has no value to convert.
-    tensor = value if isinstance(value, KerasTensor) else ops.convert_to_tensor(value)
+    tensor = value if isinstance(value, KerasTensor) or ops.is_tensor(value) else ops.convert_to_tensor(value)
     dtype = str(tensor.dtype)
     if "float" not in dtype:
         raise TypeError(f"Argument `{name}` must have a real floating-point dtype. Received: {name} of dtype {dtype}")

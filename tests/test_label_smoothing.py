@@ -233,9 +233,29 @@ def hessian_times(function, z, direction):
     return array(torch.autograd.grad((gradient * torch.tensor(direction)).sum(), z)[0])
 
 
+@pytest.mark.parametrize("shape", [(4100, MANY), (2, 250, 240, 5)], ids=str)
+@pytest.mark.parametrize("case", ["uniform", "ignored class with all"])
+def test_large_logits(case, shape):
+    """Which TensorFlow's graphs hand to XLA, and PyTorch goes through in pieces."""
+    rng = np.random.default_rng(12)
+    options, oracle = options_of(CASES[case], shape[-1], rng)
+    y, z, upstream = rng.integers(0, shape[-1], shape[:-1]), 3 * rng.normal(size=shape), rng.normal(size=shape[:-1])
+    right, slope = expected(dense_target_at_once(y, shape[-1], **oracle), z)
+    losses, gradient = losses_and_gradient(y, z, upstream, in_graph=True, **options)
+    np.testing.assert_allclose(losses, right, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(gradient, slope * upstream[..., None], rtol=1e-4, atol=1e-5)
+
+
+def dense_target_at_once(y, classes, **options):
+    """Row by row would take long: the target depends on the label alone."""
+    return dense_target(np.arange(classes), classes, **options)[y]
+
+
 @pytest.mark.parametrize("classes", [4, MANY])
-@pytest.mark.parametrize("in_graph", [False, True])
-def test_second_derivatives(classes, in_graph):
+@pytest.mark.parametrize("in_graph", [False, True, "as if large"])
+def test_second_derivatives(classes, in_graph, monkeypatch):
+    if in_graph == "as if large":
+        monkeypatch.setattr("keras_reg.ops.fused.LARGE", 1)
     rng = np.random.default_rng(4)
     z, y, direction = rng.normal(size=(3, classes)), rng.integers(0, classes, 3), rng.normal(size=(3, classes))
     weight = rng.uniform(0.1, 2, classes)

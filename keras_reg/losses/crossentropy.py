@@ -1,11 +1,12 @@
 """The closed form of a crossentropy whose target is a weight on one class and a mass spread over all.
 
 `-weight * log p[label] - sum_k spread[k] * log p[k]` with `p = softmax(logits)`, and its gradient
-`(weight + sum(spread)) * p - spread - weight * onehot(label)`: with many classes neither needs a one-hot target in memory. JAX and
-PyTorch make the gradient from the logits again where it is needed; TensorFlow, whose graph would do so at once, keeps the softmax.
+`(weight + sum(spread)) * p - spread - weight * onehot(label)`: with many classes neither needs a one-hot target in memory. The gradient
+comes from the logits once more where it is needed. On TensorFlow only what XLA compiles does so in one pass; the rest keeps a softmax.
 """
 
 import functools
+import itertools
 from typing import Any
 
 import keras
@@ -13,8 +14,11 @@ import numpy as np
 from keras import KerasTensor, backend, ops
 
 from keras_reg.ops.dtypes import like
+from keras_reg.ops.fused import compiled, worth_compiling
 
 FEW_CLASSES = 128
+BLOCK = 2**19  # entries
+SMALL = 2**16  # entries; below, PyTorch's own loss, whose additional passes are short, has less to do around them
 
 
 def smoothed_crossentropy(logits: Any, labels: Any, weight: float | Any, spread: float | np.ndarray) -> Any:
@@ -30,10 +34,11 @@ def smoothed_crossentropy(logits: Any, labels: Any, weight: float | Any, spread:
     if isinstance(logits, KerasTensor) or isinstance(labels, KerasTensor) or backend.backend() not in forms:
         return mixed(ops.log_softmax(logits), labels, weight, spread)
     classes, shape = logits.shape[-1], ops.shape(labels)
+    form = _tensorflow_compiled if worth_compiling(logits) else forms[backend.backend()]
     if len(labels.shape) == 1 or backend.backend() == "jax":  # which fuses less across a change of shape
-        return forms[backend.backend()](logits, labels, weight, spread)
+        return form(logits, labels, weight, spread)
     weight = weight if isinstance(weight, float) else ops.reshape(weight, (-1,))
-    loss = forms[backend.backend()](ops.reshape(logits, (-1, classes)), ops.reshape(labels, (-1,)), weight, spread)
+    loss = form(ops.reshape(logits, (-1, classes)), ops.reshape(labels, (-1,)), weight, spread)
     return ops.reshape(loss, shape)
 
 
@@ -90,6 +95,28 @@ def _tensorflow(logits, labels, weight, spread):
     def loss(logits):
         form = _tensorflow_few if logits.shape[-1] <= FEW_CLASSES else _tensorflow_many
         return form(tf, logits, labels, weight, spread)
+
+    return loss(logits)
+
+
+def _tensorflow_compiled(logits, labels, weight, spread):
+    import tensorflow as tf
+
+    classes = logits.shape[-1]
+
+    # Both at once: the exponentials, which cost most, are then written where the gradient will be.
+    def loss_and_slope(logits, labels):
+        top = tf.reduce_max(logits, axis=-1)
+        powers = tf.exp(logits - top[:, None])
+        norm = tf.reduce_sum(powers, axis=-1)
+        losses = mixed(logits, labels, weight, spread, top, tf.math.log(norm))
+        target = tf.where(tf.range(classes) == labels[:, None], like(logits, column(weight)), like(logits, 0.0)) + like(logits, spread)
+        return losses, powers * ((weight + total(spread, classes)) / norm)[:, None] - target
+
+    @tf.custom_gradient
+    def loss(logits):
+        losses, slope = compiled(loss_and_slope)(logits, labels)
+        return losses, lambda upstream: slope * upstream[:, None]
 
     return loss(logits)
 
@@ -155,19 +182,31 @@ def _jax(logits, labels, weight, spread):
 def _torch(logits, labels, weight, spread):
     import torch
 
+    labels = labels.long()
     if torch.compiler.is_compiling():  # the compiler takes no class made on the fly, and makes its own of the derivative
-        return mixed(torch.log_softmax(logits, dim=-1), labels.long(), weight, spread)
-    return _torch_function().apply(logits, labels.long(), weight, spread)
+        return mixed(torch.log_softmax(logits, dim=-1), labels, weight, spread)
+    if logits.numel() < SMALL and isinstance(weight, float) and isinstance(spread, float):
+        return torch.nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=spread * logits.shape[-1])
+    return _torch_function().apply(logits, labels, weight, spread)
 
 
 @functools.cache
 def _torch_function():
     import torch
 
+    def blocks(logits, *columns):
+        """All of them by the rows that the cache of a CPU holds between one pass and the next; what is one number stays so."""
+        rows = max(1, BLOCK // logits.shape[-1]) if logits.device.type == "cpu" else len(logits)
+        if len(logits) <= rows:
+            return [(logits, *columns)]
+        parts = (itertools.repeat(part) if isinstance(part, float) or not part.shape else part.split(rows) for part in columns)
+        return zip(logits.split(rows), *parts, strict=False)
+
     class SmoothedCrossentropy(torch.autograd.Function):
         @staticmethod
         def forward(logits, labels, weight, spread):
-            return mixed(torch.log_softmax(logits, dim=-1), labels, weight, spread)
+            losses = [mixed(torch.log_softmax(z, dim=-1), y, w, spread) for z, y, w in blocks(logits, labels, weight)]
+            return torch.cat(losses) if len(losses) > 1 else losses[0]
 
         @staticmethod
         def setup_context(ctx, inputs, output):
@@ -177,15 +216,15 @@ def _torch_function():
         @staticmethod
         def backward(ctx, upstream):
             logits, labels = ctx.saved_tensors
-            upstream = upstream[:, None]
-            factor = (column(ctx.weight) + total(ctx.spread, logits.shape[-1])) * upstream
-            rest = like(logits, ctx.spread) * -upstream
-            slope = torch.softmax(logits, dim=-1)
+            mass, spread = total(ctx.spread, logits.shape[-1]), like(logits, ctx.spread)
             if torch.is_grad_enabled():  # to be differentiated once more, which forbids to write over what is needed then
-                slope = slope * factor + rest
-                return slope.scatter_add(1, labels[:, None], column(ctx.weight) * -upstream), None, None, None
-            torch.addcmul(rest, slope, factor, out=slope)
-            del factor, rest  # for few classes they are not small beside the gradient
-            return slope.scatter_add_(1, labels[:, None], column(ctx.weight) * -upstream), None, None, None
+                slope = torch.softmax(logits, dim=-1) * (column(ctx.weight) + mass) * upstream[:, None] - spread * upstream[:, None]
+                return slope.scatter_add(1, labels[:, None], column(ctx.weight) * -upstream[:, None]), None, None, None
+            gradient = torch.empty_like(logits)
+            for z, slope, y, w, up in blocks(logits, gradient, labels[:, None], column(ctx.weight), upstream[:, None]):
+                torch.softmax(z, dim=-1, out=slope)
+                torch.addcmul(spread * -up, slope, (w + mass) * up, out=slope)
+                slope.scatter_add_(1, y, w * -up)
+            return gradient, None, None, None
 
     return SmoothedCrossentropy

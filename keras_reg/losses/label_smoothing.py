@@ -81,7 +81,8 @@ def losses_of(y_true, y_pred, label_smoothing, from_logits, ignore_class, class_
         loss = mixed(log_probabilities(y_pred), labels, weight, spread)
     if confidence_penalty:
         loss = loss + confidence_penalty * negative_entropy(y_pred, from_logits)
-    return ops.cast(loss if counted is None else ops.where(counted, loss, ops.zeros_like(loss)), dtype)
+    loss = loss if counted is None else ops.where(counted, loss, ops.zeros_like(loss))
+    return loss if dtype in ("float32", "float64") else ops.cast(loss, dtype)
 
 
 def negative_entropy(y_pred: Any, from_logits: bool) -> Any:

@@ -120,10 +120,15 @@ def histogram(values: np.ndarray, counts: Counts, bins: int) -> tuple[np.ndarray
     if pairs is not None:
         table = pairs.reshape(len(halves), len(halves))
         halves[offset:] += (table.sum(axis=0) + table.sum(axis=1))[: len(halves) - offset]
-    with np.errstate(over="ignore"):
-        edges = np.ldexp(2.0 * first - 1 + np.arange(0.0, 2 * (last - first) + 3, 2), exponent - 1)
-    largest = np.finfo("float64").max
-    return np.clip(edges, -largest, largest), halves.reshape(-1, 2).sum(axis=1)
+    edges = 2.0 * first - 1 + np.arange(0.0, 2 * (last - first) + 3, 2)
+    if -1000 < exponent < 900:
+        edges *= 2.0 ** (exponent - 1)
+    else:
+        with np.errstate(over="ignore"):
+            edges = np.ldexp(edges, exponent - 1)
+        largest = np.finfo("float64").max
+        edges = np.clip(edges, -largest, largest)
+    return edges, halves[::2] + halves[1::2]
 
 
 def _width(low: float, high: float, bins: int) -> tuple[int, int, int]:
