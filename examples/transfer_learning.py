@@ -1,7 +1,7 @@
 """A model trained on one task, regularized for another, and handed over without the package.
 
 A small network learns to tell the handwritten digits 0 to 4 and is saved. It is loaded as any model of somebody else's would be, gets a new
-head for the digits 5 to 9, and penalties on what is there: whole channels of its layers may go. It is trained on few examples,
+head for the digits 5 to 9, and penalties on what is there: whole inputs of its dense layers may go. It is trained on few examples,
 with and without the penalties, checked, stripped, and loaded by a process in which keras_reg cannot be imported.
 Exit status: 0 if all of it worked, 1 if the stripped model gives other outputs there, 2 if the arguments cannot be used.
 
@@ -85,9 +85,7 @@ def adapted(path: Path, penalty: GroupLasso | None, examples: int, epochs: int, 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--strength", type=float, default=0.002, help="of the group lasso on the inputs of the dense layers; default: 0.002"
-    )
+    parser.add_argument("--strength", type=float, default=0.002, help="of the penalty on inputs of dense layers; default: 0.002")
     parser.add_argument("--examples", type=int, default=30, help="training images for each new digit; default: 30")
     parser.add_argument("--epochs", type=int, default=80, help="of the second task; default: 80")
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights and the batches; default: 0")
