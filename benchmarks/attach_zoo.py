@@ -49,7 +49,7 @@ def study(name: str, folder: Path) -> list[str]:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, size, size, 3)).astype("float32"), rng.normal(size=(2, 4)).astype("float32")
     model.compile(keras.optimizers.SGD(RATE), keras.losses.MeanSquaredError(), run_eagerly=keras.backend.backend() != "jax")
-    start = numbers(model.variables)
+    start, weights = numbers(model.variables), numbers(model.trainable_variables)
     loss, plain = step(model, start, x, y)
     moment = time.perf_counter()
     table = attach(model, L1(STRENGTH))
@@ -59,7 +59,7 @@ def study(name: str, folder: Path) -> list[str]:
     loss_after, moved = step(model, start, x, y)
     errors = []
     theirs = {id(v) for v in penalised}
-    for variable, value, a, b in zip(model.trainable_variables, start, plain, moved, strict=False):
+    for variable, value, a, b in zip(model.trainable_variables, weights, plain, moved, strict=True):
         slope = STRENGTH * np.sign(value) if id(variable) in theirs else np.zeros_like(a)
         errors.append(np.max(np.abs((a - b) / RATE - slope)) / max(1, np.abs(a).max()))
     for variable, value in zip(model.variables, start, strict=True):
