@@ -239,7 +239,7 @@ def test_callbacks_warn_once_of_what_does_nothing(tmp_path, callback):
         model.fit(X, Y, verbose=0, callbacks=[callback(tmp_path)])
     assert len([warning for warning in caught if "not what they seem" in str(warning.message)]) == 1
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", message="The penalties")
         model.fit(X, Y, verbose=0, callbacks=[callback(tmp_path)])
 
 

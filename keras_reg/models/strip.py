@@ -16,8 +16,9 @@ def strip(model: keras.Model) -> keras.Model:
     """A plain Keras model with the same weights and outputs, that is saved, loaded and exported without keras_reg.
 
     Penalties of keras_reg go, and Keras's own regularizers stay. A compiled model stays compiled: `Proximal` gives way to its inner
-    optimizer with its state, so that training goes on without penalties; metrics of keras_reg are dropped, and with a loss of keras_reg the
-    result is not compiled. Both are said by a warning.
+    optimizer with its state, so that training goes on without penalties. A warning says where more than that changes: metrics of
+    keras_reg are dropped, with a loss of keras_reg the result is not compiled, and a regularizer of Keras that `attach` had to keep
+    around a layer goes with what kept it.
 
     Args:
         model: A built Keras model. It stays as it is.
@@ -49,9 +50,17 @@ def strip(model: keras.Model) -> keras.Model:
         plain, weights = rebuild_from(_without(config, ours), model)
     except ValueError as error:
         raise ValueError(f"{model.name!r} cannot be stripped: {error}") from None
+    lost = []
     for variable, own in zip(model.weights, weights, strict=True):
-        own.assign(ops.convert_to_tensor(variable))
+        # Not the tensor itself: JAX gives the memory of what it trains away.
+        own.assign(ops.copy(variable))
+        if variable.regularizer is not None and own.regularizer is None and not _is_ours(type(variable.regularizer)):
+            lost.append(variable.path)
     _check_plain(plain, ours)
+    if lost:
+        warnings.warn(
+            f"strip: {', '.join(lost)} of {model.name!r} lost Keras's regularizer, which keras_reg alone can keep there.", stacklevel=2
+        )
     if model.compiled and compiled:
         _compile(plain, model, compiled, ours)
     return plain
@@ -137,7 +146,7 @@ def _compile(plain: Any, model: Any, compiled: dict, ours: dict[str, type]) -> N
     own = {id(v) for o in proximal for v in [*o._variables, o._past]}
     state = [v for v in optimizer.variables if id(v) not in own]
     for variable, target in zip(state, plain.optimizer.variables, strict=True):
-        target.assign(ops.convert_to_tensor(variable))
+        target.assign(ops.copy(variable))
 
 
 def _names(node: Any) -> set[str]:
