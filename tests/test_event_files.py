@@ -68,6 +68,13 @@ def test_our_reader_sees_what_tensorboards_sees(tmp_path):
             np.testing.assert_array_equal(ours[tag][step], rows)
 
 
+def test_a_remote_directory():
+    """An address, of a file system that is in this process's memory: TensorFlow's own, or that of fsspec, which PyTorch brings."""
+    address = "ram://logs" if BACKEND == "tensorflow" else "memory://logs"
+    fit(address)
+    assert list(read_histograms(address)[TAG]) == [0, 2, 4, 6]
+
+
 def test_a_directory_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match="cannot be written to, so no more is logged; training goes on") as warned:

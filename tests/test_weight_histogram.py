@@ -130,6 +130,19 @@ def test_all_weights_and_choices(tmp_path):
         assert set(Events(tmp_path / str(index) / "weights").histograms) == expected
 
 
+def test_layers_with_several_weights(tmp_path):
+    model = build()
+    fit(model, WeightHistogram(tmp_path, include=["first/*", "last/kernel"]), epochs=1)
+    scalars, last = Events(tmp_path / "weights").scalars, 10
+    kernel, bias = (values(variable) for variable in model.get_layer("first").weights)
+    found = {name: scalars[f"first/{name}"][last] for name in ("zeros", "near_zeros", "zero_groups", "l1_norm", "l2_norm", "penalty")}
+    every = np.abs(np.concatenate([kernel.ravel(), bias]))
+    penalty = 0.02 * np.abs(kernel).sum()
+    right = [np.mean(every == 0), np.mean(every <= 1e-3), np.mean(np.all(kernel == 0, axis=0)), every.sum(), np.linalg.norm(every), penalty]
+    np.testing.assert_allclose(list(found.values()), right, rtol=1e-5)
+    assert "last/zeros" not in scalars  # the same as those of its one weight
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

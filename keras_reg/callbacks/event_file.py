@@ -1,11 +1,13 @@
 """TensorBoard's event files, written and read with the `tensorboard` package; TensorFlow is used where it is loaded anyway."""
 
+import contextlib
 import functools
 import itertools
 import os
 import socket
 import time
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -139,20 +141,13 @@ class EventFile:
 def read_histograms(directory: str) -> dict[str, dict[int, np.ndarray]]:
     """What `WeightHistogram` wrote below a directory: rows of left edge, right edge and count, by tag and step."""
     from tensorboard.compat.proto import event_pb2
-    from tensorboard.compat.tensorflow_stub import errors, pywrap_tensorflow
     from tensorboard.util import tensor_util
 
     found: dict[str, dict[int, np.ndarray]] = {}
     paths = [os.path.join(folder, name) for folder, _, names in _file_system().walk(directory) for name in names if "tfevents" in name]
     for path in sorted(paths):
-        records = pywrap_tensorflow.PyRecordReader_New(path)
-        while True:
-            try:
-                records.GetNext()
-            # The last record of a process that was killed may be cut short.
-            except (errors.OutOfRangeError, errors.DataLossError):
-                break
-            event = event_pb2.Event.FromString(records.record())
+        for record in _records(path):
+            event = event_pb2.Event.FromString(record)
             if event.session_log.status == event.session_log.START:
                 for steps in found.values():
                     for step in [step for step in steps if step >= event.step]:
@@ -161,3 +156,20 @@ def read_histograms(directory: str) -> dict[str, dict[int, np.ndarray]]:
                 if value.metadata.plugin_data.plugin_name == "histograms":
                     found.setdefault(value.tag, {})[event.step] = tensor_util.make_ndarray(value.tensor)
     return {tag: dict(sorted(steps.items())) for tag, steps in found.items() if steps}
+
+
+def _records(path: str) -> Iterator[bytes]:
+    """Those of a file, up to the last, which a process that was killed may have cut short."""
+    if backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with contextlib.suppress(tf.errors.DataLossError):
+            yield from tf.data.TFRecordDataset(path).as_numpy_iterator()
+        return
+    from tensorboard.compat.tensorflow_stub import errors, pywrap_tensorflow
+
+    reader = pywrap_tensorflow.PyRecordReader_New(path)
+    with contextlib.suppress(errors.OutOfRangeError, errors.DataLossError):
+        while True:
+            reader.GetNext()
+            yield reader.record()

@@ -3,6 +3,7 @@
 import os
 import re
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -41,7 +42,7 @@ class WeightHistogram(keras.callbacks.Callback):
     epoch and its two ends. `val_data_loss` is exact.
 
     TensorBoard gets the same under `model/…`, the penalty by class as well, and for each weight, by its path in the model, the histogram
-    and its `zeros`, `near_zeros`, `zero_groups`, norms, `penalty` and `strength`.
+    and its `zeros`, `near_zeros`, `zero_groups`, norms, `penalty` and `strength`; for each layer with several chosen weights, their sums.
 
     Args:
         log_dir: Directory, or a remote address that TensorBoard's own writer takes.
@@ -185,6 +186,9 @@ class WeightHistogram(keras.callbacks.Callback):
                 strength = getattr(self._weights[name].regularizer, "strength", None)
                 own = {**shares([own]), "penalty": penalties.get(name), "strength": strength}
                 records += [scalar_record(f"{name}/{key}", value) for key, value in own.items() if value is not None]
+            for layer, names in _layers(counts).items():
+                own = {**shares([counts[name] for name in names]), "penalty": sum(penalties.get(name) or 0.0 for name in names)}
+                records += [scalar_record(f"{layer}/{key}", value) for key, value in own.items()]
             classes = by_class(self._penalised, penalties)
             records += [scalar_record(f"model/{key}", value) for key, value in {**figures, **classes}.items()]
             self._file.write(self._step, records)
@@ -229,6 +233,14 @@ class WeightHistogram(keras.callbacks.Callback):
                 "Histograms hold the finite ones; `non_finite` counts the others.",
                 stacklevel=2,
             )
+
+
+def _layers(names: Iterable[str]) -> dict[str, list[str]]:
+    """The weights of each layer that has several, by its path."""
+    layers: dict[str, list[str]] = {}
+    for name in names:
+        layers.setdefault(name.rpartition("/")[0], []).append(name)
+    return {layer: own for layer, own in layers.items() if layer and len(own) > 1}
 
 
 def _frequency(freq: Any) -> tuple[int | None, int | None]:

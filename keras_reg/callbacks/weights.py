@@ -66,7 +66,11 @@ def _named_by(named: dict[str, keras.Variable], items: Any, argument: str) -> se
 def read(variable: keras.Variable) -> np.ndarray:
     """The values, not copied where the backend holds them in this machine's memory; good until the next training step."""
     if backend.backend() == "torch":
-        return ops.convert_to_numpy(variable)
+        import torch
+
+        tensor = variable.value.detach()
+        # NumPy has no bfloat16: Keras makes it float32.
+        return ops.convert_to_numpy(variable) if tensor.device.type != "cpu" or tensor.dtype == torch.bfloat16 else tensor.numpy()
     # TensorFlow copies a variable that is asked for an array, and not a tensor.
     tensor = variable.value.value() if backend.backend() == "tensorflow" else variable.value
     return np.asarray(tensor)
