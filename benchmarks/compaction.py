@@ -55,12 +55,15 @@ NETWORKS = {
 
 def randomized(model, generator):
     """Scales and biases as after training: none of them one or zero."""
+    normalized = any(variable.name == "gamma" for variable in model.weights)
     for variable in model.weights:
         values = generator.normal(size=variable.shape)
         if variable.name == "gamma":
             variable.assign(1 + values / 4)
         elif variable.name in ("beta", "bias"):
             variable.assign_add(values / 10)
+        elif variable.name == "kernel" and not normalized:
+            variable.assign(2 * variable)  # half of the units gone, the signal would fade on its way
     return model
 
 
@@ -104,6 +107,12 @@ def masked(model, share, generator):
     return model
 
 
+def masked_at_random(model, share, generator):
+    """Sets each group to zero with this probability."""
+    zero([group for group in structural_groups(model) if generator.random() < share])
+    return model
+
+
 def difference(outputs, expected):
     """The largest difference of two arrays, in units of the largest value; the outputs have to depend on the inputs."""
     outputs, expected = np.asarray(outputs, "float64"), np.asarray(expected, "float64")
@@ -117,9 +126,9 @@ def inputs(model, size):
     """Coarse patterns and noise: images of noise alone are all the same to a network that averages over positions."""
     generator = np.random.default_rng(1)
     *lengths, channels = model.input_shape[1:]
-    patterns = generator.normal(size=(size, *(-(-length // 56) for length in lengths), channels))
+    patterns = generator.normal(size=(size, *[4] * len(lengths), channels))
     for axis, length in enumerate(lengths, start=1):
-        patterns = np.repeat(patterns, 56, axis).take(range(length), axis)
+        patterns = np.repeat(patterns, -(-length // 4), axis).take(range(length), axis)
     return (patterns + generator.normal(size=patterns.shape)).astype("float32")
 
 
@@ -182,7 +191,9 @@ def measure(name, batch_sizes, rounds):
             row |= {"masked_ms": 1e3 * np.median(times["masked", share]), "ms": 1e3 * np.median(own)}
             row |= {"ratio": np.median(ratios), "low": np.quantile(ratios, 0.25), "high": np.quantile(ratios, 0.75)}
             if kind == "compacted":
-                row["difference"] = difference(models[kind, share].predict_on_batch(probe), models["masked", share].predict_on_batch(probe))
+                row["difference"] = float(
+                    difference(models[kind, share].predict_on_batch(probe), models["masked", share].predict_on_batch(probe))
+                )
                 row["parameters"] = models["masked", share].count_params(), models[kind, share].count_params()
             rows.append(row)
     progress("")
