@@ -7,6 +7,9 @@ A random half of the groups that `structural_groups` finds is set to zero; with 
 of every layer, while biases and normalizations stay: the units are then constant rather than zero, and leave where that is exact. The
 weights are random, and so are biases, scales and the statistics of normalization. Inputs are four small images. The error is the largest
 difference of the outputs, in units of the largest output; outputs that do not depend on the inputs count as a failure.
+
+Deep random networks are chaotic: they magnify the rounding of their own inputs beyond all bounds, as trained ones do not. The variances
+of normalization are raised, by a tenth at a time, until a change of all inputs by a millionth changes the outputs by at most two.
 """
 
 import argparse
@@ -48,6 +51,18 @@ def without_filters(model, generator):
     return model
 
 
+def steadied(model, x):
+    """Raises the variances of normalization until the network does not magnify small changes of its inputs."""
+    normalizations = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    while normalizations:
+        outputs, moved = (np.asarray(keras.ops.convert_to_numpy(model(change * x)), "float64") for change in (1, 1 + 1e-6))
+        if np.max(np.abs(moved - outputs)) <= 2e-6 * np.max(np.abs(outputs)):
+            break
+        for layer in normalizations:
+            layer.moving_variance.assign(1.1 * layer.moving_variance)
+    return model
+
+
 def measure(name, filters):
     generator = np.random.default_rng(0)
     model = randomized(network(name), generator)
@@ -55,7 +70,7 @@ def measure(name, filters):
     x = inputs(model, 4)
     if name.startswith(PREPROCESSING):
         x = 127.5 + 64 * x
-    settled(model, x, generator)
+    steadied(settled(model, x, generator), x)
     expected = keras.ops.convert_to_numpy(model(x))
     start = time.perf_counter()
     small = compact(model)
@@ -74,7 +89,11 @@ def main():
     print("| network | parameters | compacted | left | error | seconds |\n| --- | --- | --- | --- | --- | --- |")
     good = []
     for name in args.models:
-        row = measure(name, args.filters)
+        try:
+            row = measure(name, args.filters)
+        except AssertionError as error:
+            print(f"| {name} | MISSED: {error} |", flush=True)
+            continue
         gc.collect()  # a model is a cycle of references: the next may need the memory
         before, after = row["parameters"]
         ok = row["error"] < TOLERANCE and after < before
