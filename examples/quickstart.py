@@ -4,8 +4,11 @@ The runs are plain, L1, L2, a relaxation of L0 and group lasso, and L1 and group
 on exact zeros: the same network, the same initial weights, the same order of the batches. The data are scikit-learn's handwritten
 digits, which need no download, or any file laid out like Keras's `mnist.npz`.
 
+At the end the model of group lasso through its prox is cut down: `compact` takes out the units that its zeros disconnect.
+
 Each model is saved, loaded again by a new Python process and must predict there exactly what it predicted here. One table
-compares the runs, one picture shows the histograms of their weights, and TensorBoard logs show how they came about.
+compares the runs, one the model before and after it is cut, one picture shows the histograms of their weights, and TensorBoard
+logs show how they came about.
 Exit status: 0 if every check held, 1 if one failed, 2 if the arguments cannot be used.
 
     python examples/quickstart.py
@@ -33,6 +36,7 @@ from keras import layers
 from matplotlib.figure import Figure
 
 from keras_reg.callbacks import WeightHistogram
+from keras_reg.models import compact, compaction_plan
 from keras_reg.optimizers import Proximal
 from keras_reg.regularizers import L0, L1, L2, GroupLasso
 
@@ -47,12 +51,15 @@ RUNS = {
     "GroupLasso-prox": GroupLasso(3e-4, axis=-2, proximal=True),
 }
 PAIRS = {"L1": "L1-prox", "GroupLasso": "GroupLasso-prox"}  # the same penalty, by its gradient and by its prox
+CUT = "GroupLasso-prox"  # the run whose model is cut down
+COMPACTED = f"{CUT}-compacted"
 COLOURS = dict(
     zip(RUNS, ("#999999", "#0072B2", "#56B4E9", "#D55E00", "#009E73", "#AA3377", "#E69F00"), strict=True)
 )  # safe for the colour-blind
 HIDDEN = (128, 64)
 BATCH_SIZE = 64
 SMALL = 1e-3
+EQUAL = 1e-5  # how far outputs may be apart, in units of the largest: sums of fewer terms are rounded differently
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 LAYOUT = "an .npz file with images x_train, x_test of shape (count, height, width) and whole-number labels y_train, y_test"
 
@@ -91,6 +98,20 @@ class Run:
     def groups_up_to(self, size: float) -> int:
         """How many groups have no weight larger than `size`."""
         return sum(int(np.sum(np.max(np.abs(kernel), axis=1) <= size)) for kernel in self.kernels)
+
+
+@dataclass
+class Cut:
+    """A model before and after it is cut down; in pairs, what is known of the two."""
+
+    run: Run
+    widths: dict[str, tuple[int, int]]
+    planned: int
+    parameters: tuple[int, int]
+    kilobytes: tuple[float, float]
+    milliseconds: dict[int, tuple[float, float]]  # by the number of images in a batch
+    difference: float
+    largest: float  # of the outputs
 
 
 class Progress(keras.callbacks.Callback):
@@ -202,6 +223,40 @@ def train(name: str, data: tuple[np.ndarray, ...], epochs: int, seed: int, outpu
     return Run(path, kernels, history.history["val_accuracy"][-1], penalty, predictions)
 
 
+def cut_down(run: Run, x: np.ndarray) -> Cut:
+    """Compact a saved model, save what is left beside it and measure both."""
+    model = keras.models.load_model(run.path)
+    plan, small = compaction_plan(model), compact(model)
+    path = run.path.with_name(f"{COMPACTED}.keras")
+    small.save(path)
+    before, after = (keras.ops.convert_to_numpy(one(x)) for one in (model, small))
+    kernels = [keras.ops.convert_to_numpy(layer.kernel) for layer in small.layers]
+    accuracy, penalty = run.accuracy, float(keras.ops.convert_to_numpy(sum(small.losses)))
+    return Cut(
+        run=Run(path, kernels, accuracy, penalty, after),
+        widths={layer.name: layer.width for layer in plan.layers},
+        planned=plan.total.parameters[1],
+        parameters=(model.count_params(), small.count_params()),
+        kilobytes=tuple(one.stat().st_size / 1000 for one in (run.path, path)),
+        milliseconds={len(batch): latency((model, small), batch) for batch in (x[:1], x[:1000])},
+        difference=float(np.max(np.abs(after - before))),
+        largest=float(np.max(np.abs(before))),
+    )
+
+
+def latency(models: tuple[keras.Model, ...], x: np.ndarray, rounds: int = 50) -> tuple[float, ...]:
+    """Median milliseconds of a prediction on one batch, the models taking turns."""
+    times = {id(model): [] for model in models}
+    for model in models:
+        model.predict_on_batch(x)  # compiles
+    for _ in range(rounds):
+        for model in models:
+            started = time.perf_counter()
+            model.predict_on_batch(x)
+            times[id(model)].append(1000 * (time.perf_counter() - started))
+    return tuple(float(np.median(times[id(model)])) for model in models)
+
+
 def reload_all(runs: dict[str, Run], x: np.ndarray) -> None:
     """Load all models in one new process and take down how far its predictions are from those made here."""
     with tempfile.TemporaryDirectory() as folder:
@@ -237,6 +292,19 @@ def table(runs: dict[str, Run]) -> str:
     return "\n".join(lines)
 
 
+def cut_table(cut: Cut) -> str:
+    """The model before and after, line by line."""
+    widths = ", ".join(f"{name} from {before} to {after} units" for name, (before, after) in cut.widths.items() if before != after)
+    lines = [f"{CUT} cut down by `compact`: {widths or 'no unit is without effect'}.", "", f"{'':<28}{'before':>10}{'after':>10}"]
+    lines.append(f"{'parameters':<28}{cut.parameters[0]:>10,}{cut.parameters[1]:>10,}")
+    lines.append(f"{'file size, kB':<28}{cut.kilobytes[0]:>10.0f}{cut.kilobytes[1]:>10.0f}")
+    for images, (before, after) in cut.milliseconds.items():
+        label = f"latency, {images:,} image{'s' if images > 1 else ''}, ms"
+        lines.append(f"{label:<28}{before:>10.3f}{after:>10.3f}")
+    lines.append(f"{'largest output difference':<28}{'':>10}{cut.difference:>10.2g}   (outputs up to {cut.largest:.3g})")
+    return "\n".join(lines)
+
+
 def draw(runs: dict[str, Run], path: Path) -> None:
     """Each penalised run's histogram over the plain one's, on the same bins and axes."""
     weights = {name: np.concatenate([kernel.ravel() for kernel in run.kernels]) for name, run in runs.items()}
@@ -258,18 +326,21 @@ def draw(runs: dict[str, Run], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def check(runs: dict[str, Run], logs: Path) -> bool:
+def check(runs: dict[str, Run], cut: Cut, logs: Path) -> bool:
     """Print every check and the runs that fail it; true if all hold."""
+    models = {**runs, COMPACTED: cut.run}
     checks = {
         "predictions are finite": lambda name, run: np.all(np.isfinite(run.predictions)),
         "a new process predicts exactly the same": lambda name, run: run.difference == 0,
         "a new process finds the same penalty": lambda name, run: run.penalty_reloaded == run.penalty,
-        "TensorBoard logs are there": lambda name, run: any((logs / name).rglob("events.out.tfevents.*")),
     }
-    failed = {text: [name for name, run in runs.items() if not holds(name, run)] for text, holds in checks.items()}
+    failed = {text: [name for name, run in models.items() if not holds(name, run)] for text, holds in checks.items()}
+    failed["TensorBoard logs are there"] = [name for name in runs if not any((logs / name).rglob("events.out.tfevents.*"))]
     failed["a prox leaves no fewer exact zeros than the gradient of the same penalty"] = [
         prox for gradient, prox in PAIRS.items() if runs[prox].weights_up_to(0) < runs[gradient].weights_up_to(0)
     ]
+    failed["the compacted model is as small as planned"] = [COMPACTED] * (cut.parameters[1] != cut.planned)
+    failed["it predicts what the whole model does"] = [COMPACTED] * (not cut.difference <= EQUAL * cut.largest)
     for text, names in failed.items():
         print(f"  FAILED  {text}: not for {', '.join(names)}" if names else f"  ok      {text}")
     return not any(failed.values())
@@ -305,15 +376,17 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"  {name:<15} {penalty or 'no penalty'}")
     print("\nTraining")
     runs = {name: train(name, data, epochs, options.seed, options.output) for name in RUNS}
-    print("\nLoading every model in a new process ...", flush=True)
-    reload_all(runs, data[2])
+    print(f"\nCutting {CUT} down, and loading every model in a new process ...", flush=True)
+    cut = cut_down(runs[CUT], data[2])
+    reload_all({**runs, COMPACTED: cut.run}, data[2])
     print(f"\n{table(runs)}\n")
     print("By its gradient a penalty makes weights small in great number; the steps hop over zero and hardly ever land on it.")
-    print("Through its prox (the runs named -prox, trained with Proximal) the same penalty lands on zeros that are exactly 0.\n\nChecks")
-    held = check(runs, options.output / "logs")
+    print("Through its prox (the runs named -prox, trained with Proximal) the same penalty lands on zeros that are exactly 0.\n")
+    print(f"{cut_table(cut)}\n\nChecks")
+    held = check(runs, cut, options.output / "logs")
     draw(runs, options.output / "weights.png")
     where = options.output.resolve()
-    print(f"\nModels       {where}: {', '.join(run.path.name for run in runs.values())}")
+    print(f"\nModels       {where}: {', '.join(run.path.name for run in (*runs.values(), cut.run))}")
     print(f"Histograms   {where / 'weights.png'}")
     print(f"TensorBoard  tensorboard --logdir {where / 'logs'}")
     print(f"{time.perf_counter() - started:.0f} s in all. {'Every check held.' if held else 'A check FAILED.'}")

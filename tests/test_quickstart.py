@@ -15,6 +15,7 @@ from matplotlib import colors, image
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "quickstart.py"
 NAMES = ["plain", "L1", "L1-prox", "L2", "L0-laplace", "GroupLasso", "GroupLasso-prox"]
+COMPACTED = "GroupLasso-prox-compacted"
 EPOCHS = 3
 ROW = re.compile(r"^(\S+) +([\d.]+) +([\d.]+) +(\d+) +([\d.]+)% +(\d+) +(\d+) +(\d+) +(\d+) kB +(\S+)$", re.MULTILINE)
 COLUMNS = ("accuracy", "penalty", "small", "small_percent", "zeros", "small_groups", "zero_groups", "kilobytes", "difference")
@@ -52,7 +53,7 @@ def test_demo_says_where_everything_is(demo):
     for place in (output, output / "weights.png", output / "logs"):
         assert place.exists()
         assert str(place.resolve()) in printed
-    assert sorted(path.name for path in output.glob("*.keras")) == sorted(f"{name}.keras" for name in NAMES)
+    assert sorted(path.name for path in output.glob("*.keras")) == sorted(f"{name}.keras" for name in (*NAMES, COMPACTED))
 
 
 def test_progress_is_plain_lines_where_there_is_no_terminal(demo):
@@ -96,6 +97,73 @@ def test_table_agrees_with_the_saved_models(demo, quickstart):
         assert row["accuracy"] == pytest.approx(right, abs=5.1e-5)
         assert row["accuracy"] > 0.5
         assert row["difference"] == 0
+
+
+def without_some_units(source, folder):
+    """A model of the demo in which 28 of the first and 14 of the second hidden layer's units leave no trace."""
+    model = keras.models.load_model(source)
+    for index, dead in ((1, slice(0, 28)), (2, slice(50, 64))):
+        kernel = np.array(keras.ops.convert_to_numpy(model.layers[index].kernel))
+        kernel[dead] = 0
+        model.layers[index].kernel.assign(kernel)
+    model.save(folder / source.name)
+    return folder / source.name
+
+
+def stand_in(quickstart):
+    """The models of the demo in place of training."""
+
+    def trained(name, data, epochs, seed, output):
+        path = output / f"{name}.keras"
+        model = keras.models.load_model(path)
+        kernels = [keras.ops.convert_to_numpy(layer.kernel) for layer in model.layers]
+        predictions = keras.ops.convert_to_numpy(model(data[2]))
+        penalty = float(keras.ops.convert_to_numpy(sum(model.losses)))
+        return quickstart.Run(path, kernels, 1.0, penalty, predictions)
+
+    return trained
+
+
+def test_table_of_the_compacted_model_agrees_with_the_saved_ones(demo, quickstart, tmp_path):
+    path = without_some_units(demo[1] / "GroupLasso-prox.keras", tmp_path)
+    data = quickstart.scaled(quickstart.load_digits())
+    cut = quickstart.cut_down(stand_in(quickstart)("GroupLasso-prox", data, EPOCHS, 0, tmp_path), data[2])
+    printed = quickstart.cut_table(cut)
+    assert "hidden_1 from 128 to 100 units, hidden_2 from 64 to 50 units." in printed
+    assert cut.run.path == tmp_path / f"{COMPACTED}.keras"
+    before, after = keras.models.load_model(path), keras.models.load_model(cut.run.path)
+    assert [layer.units for layer in after.layers] == [100, 50, 10]
+    counts = [64 * a + a + a * b + b + b * 10 + 10 for a, b in ((128, 64), (100, 50))]
+    assert re.search(r"^parameters +{:,} +{:,}$".format(*counts), printed, re.MULTILINE)
+    sizes = [one.stat().st_size / 1000 for one in (path, cut.run.path)]
+    assert re.search(r"^file size, kB +{:.0f} +{:.0f}$".format(*sizes), printed, re.MULTILINE)
+    assert sizes[1] < 0.8 * sizes[0]
+    outputs = [keras.ops.convert_to_numpy(model(data[2])) for model in (before, after)]
+    largest = float(np.max(np.abs(outputs[0])))
+    assert np.max(np.abs(outputs[1] - outputs[0])) == pytest.approx(cut.difference, abs=1e-6 * largest)
+    assert cut.difference < 1e-5 * largest
+    assert re.search(rf"^largest output difference +{re.escape(f'{cut.difference:.2g}')} +\(outputs up to {largest:.3g}\)$", printed, re.M)
+    times = re.findall(r"^latency, (\d+) images?, ms +([\d.]+) +([\d.]+)$", printed, re.MULTILINE)
+    assert [images for images, *_ in times] == ["1", "360"]
+    assert all(float(milliseconds) > 0 for _, *pair in times for milliseconds in pair)
+
+
+def test_a_model_that_is_not_cut_down_right_fails_the_checks(demo, quickstart, tmp_path, monkeypatch, capsys):
+    def compact(model):
+        other = keras.models.clone_model(model)
+        other.set_weights([weight + 0.001 for weight in model.get_weights()])
+        return other
+
+    monkeypatch.setattr(quickstart, "compact", compact)
+    data = quickstart.scaled(quickstart.load_digits())
+    runs = {name: stand_in(quickstart)(name, data, EPOCHS, 0, demo[1]) for name in NAMES}
+    without_some_units(demo[1] / "GroupLasso-prox.keras", tmp_path)
+    cut = quickstart.cut_down(stand_in(quickstart)("GroupLasso-prox", data, EPOCHS, 0, tmp_path), data[2])
+    for run in (*runs.values(), cut.run):
+        run.difference, run.penalty_reloaded = 0.0, run.penalty  # as if all had been loaded well
+    assert not quickstart.check(runs, cut, demo[1] / "logs")
+    failed = ["the compacted model is as small as planned", "it predicts what the whole model does"]
+    assert re.findall(r"FAILED  (.*): not for (.*)", capsys.readouterr().out) == [(text, COMPACTED) for text in failed]
 
 
 def test_picture_shows_every_run(demo, quickstart):
@@ -256,23 +324,19 @@ def cut_the_file(path):
             {"L1": change_a_weight, "GroupLasso": forget_the_penalty},
             {"predicts exactly the same": "L1", "finds the same penalty": "L1, GroupLasso"},
         ),
-        ({"L2": cut_the_file}, {"predicts exactly the same": ", ".join(NAMES), "finds the same penalty": ", ".join(NAMES)}),
+        ({"L2": cut_the_file}, dict.fromkeys(["predicts exactly the same", "finds the same penalty"], ", ".join([*NAMES, COMPACTED]))),
     ],
     ids=["another model", "no model"],
 )
 def test_status_1_where_a_saved_model_is_not_the_trained_one(demo, quickstart, tmp_path, monkeypatch, capsys, damage, failed):
-    """The models of the demo stand in for training; files damaged after it have to be found out in the new process."""
+    """Files damaged after training have to be found out in the new process."""
     output = shutil.copytree(demo[1], tmp_path / "results")
 
-    def trained(name, data, epochs, seed, output):
-        path = output / f"{name}.keras"
-        model = keras.models.load_model(path)
-        kernels = [keras.ops.convert_to_numpy(layer.kernel) for layer in model.layers]
-        predictions = keras.ops.convert_to_numpy(model(data[2]))
-        penalty = float(keras.ops.convert_to_numpy(sum(model.losses)))
+    def trained(name, *arguments):
+        run = stand_in(quickstart)(name, *arguments)
         if name in damage:
-            damage[name](path)
-        return quickstart.Run(path, kernels, 1.0, penalty, predictions)
+            damage[name](run.path)
+        return run
 
     monkeypatch.setattr(quickstart, "train", trained)
     assert quickstart.main(["--output", str(output)]) == 1
