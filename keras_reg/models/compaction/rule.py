@@ -163,10 +163,8 @@ class Rule:
         if not isinstance(self.layer, keras.Layer):
             return self._operation()
         config = {**self.layer.get_config(), **self._functions(), **self.changes()}
-        # A Python lambda that is here already runs nothing new.
-        arguments = {"safe_mode": False} if type(self.layer) is keras.layers.Lambda else {}
         try:
-            return type(self.layer).from_config(config, **arguments)
+            return type(self.layer).from_config(config)
         except (TypeError, ValueError) as error:
             raise ValueError(f"Layer {self.name!r} cannot be made again from its own config: {error}") from error
 
