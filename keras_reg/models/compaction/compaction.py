@@ -50,6 +50,7 @@ class Compaction:
     def build(self) -> Any:
         """The smaller model."""
         new = self.tracer.rebuild(self.model, self.inputs)
+        self.tracer.restore()
         pairs = self.tracer.parts(self.model)
         sources = [source for rule, layer in pairs for source in self._transfer(rule, layer)]
         _same_trainable(self.model, new)
