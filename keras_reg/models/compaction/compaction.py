@@ -29,6 +29,7 @@ class Compaction:
         self.outputs = self.tracer.trace(model, self.inputs)
         self.tracer.settle()
         units = self.tracer.graph
+        units.never_empty.extend(signal.units for signal in self.inputs if signal.axis is not None)
         for signal in self.outputs:
             signal.pin(units, model.name, "is an output of the model")
         self.free = units.needed(units.pins)
