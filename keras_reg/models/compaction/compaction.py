@@ -87,6 +87,8 @@ class Compaction:
                 for ours, theirs in zip(tree.flatten(other.states), tree.flatten(one.states), strict=True):
                     ours.assign(theirs.value)
         for new, old, _ in made:
+            if old is not None and not old._trainable:
+                new.trainable = False
             if old is not None and old.regularizer is not None and new.regularizer is None:
                 # Set on the variable alone, where no config has it.
                 new.regularizer = type(old.regularizer).from_config(old.regularizer.get_config())
@@ -146,10 +148,10 @@ def _compile(old: Any, new: Any, sources: dict[int, tuple], graph: Any) -> None:
 
 
 def _copy(value: Any) -> Any:
-    """The same loss, metric or optimizer without its state; functions as they are."""
+    """The same metric or optimizer without its state; losses, which have none, and functions as they are."""
     if isinstance(value, (list, tuple, dict)):
         return tree.map_structure(_copy, value)
-    if isinstance(value, (keras.Loss, keras.Metric, keras.optimizers.Optimizer)):
+    if isinstance(value, (keras.Metric, keras.optimizers.Optimizer)):
         return type(value).from_config(value.get_config())
     return value
 
