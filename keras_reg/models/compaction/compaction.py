@@ -32,6 +32,7 @@ class Compaction:
         self.outputs = self.tracer.trace(model, self.inputs)
         self.tracer.settle()
         units = self.tracer.graph
+        units.never_empty.extend(signal.units for signal in self.inputs if signal.axis is not None)
         for signal in self.outputs:
             signal.pin(units, model.name, "is an output of the model")
         self.free = units.needed(units.pins)
@@ -53,6 +54,7 @@ class Compaction:
     def build(self) -> Any:
         """The smaller model."""
         new = self.tracer.rebuild(self.model, self.inputs)
+        self.tracer.restore()
         pairs = self.tracer.parts(self.model)
         sources = [source for rule, layer in pairs for source in self._transfer(rule, layer)]
         self._put_penalties(new, sources)
@@ -88,6 +90,9 @@ class Compaction:
             if getattr(one, "stateful", False) and getattr(one, "states", None):  # no variables of the layer
                 for ours, theirs in zip(tree.flatten(other.states), tree.flatten(one.states), strict=True):
                     ours.assign(theirs.value)
+        for new, old, _ in made:
+            if old is not None and not old._trainable:
+                new.trainable = False
         return made
 
     def _put_penalties(self, model: Any, sources: list[tuple]) -> None:
@@ -162,10 +167,10 @@ def _compile(old: Any, new: Any, sources: dict[int, tuple], graph: Any) -> None:
 
 
 def _copy(value: Any) -> Any:
-    """The same loss, metric or optimizer without its state; functions as they are."""
+    """The same metric or optimizer without its state; losses, which have none, and functions as they are."""
     if isinstance(value, (list, tuple, dict)):
         return tree.map_structure(_copy, value)
-    if isinstance(value, (keras.Loss, keras.Metric, keras.optimizers.Optimizer)):
+    if isinstance(value, (keras.Metric, keras.optimizers.Optimizer)):
         return type(value).from_config(value.get_config())
     return value
 

@@ -164,13 +164,10 @@ class Rule:
         """After `mark`: the smaller layer, not yet built."""
         if not isinstance(self.layer, keras.Layer):
             return self._operation()
-        kind = original_class(self.layer)
         # Parts of a structural penalty fit the old widths: they are cut and put back once the weights are there.
         config = without_structures({**self.own_config(), **self._functions(), **self.changes()})
-        # A Python lambda that is here already runs nothing new.
-        arguments = {"safe_mode": False} if kind is keras.layers.Lambda else {}
         try:
-            return kind.from_config(config, **arguments)
+            return original_class(self.layer).from_config(config)
         except (TypeError, ValueError) as error:
             raise ValueError(f"Layer {self.name!r} cannot be made again from its own config: {error}") from error
 

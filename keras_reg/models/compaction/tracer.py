@@ -71,6 +71,7 @@ class Tracer:
         self._prefixes: list[str] = []
         self._names: dict[int, str] = {}
         self._new: dict[int, Any] = {}
+        self._spared: list[tuple[Any, str, Any]] = []
         # Whether some steps of sequences are masked anywhere.
         self.masks = False
 
@@ -133,8 +134,24 @@ class Tracer:
     def rebuilt(self, operation: Any) -> Any:
         """The new layer or operation for an old one: one for all its calls."""
         if id(operation) not in self._new:
-            self._new[id(operation)] = self.rule(operation).rebuild()
+            self._new[id(operation)] = new = self.rule(operation).rebuild()
+            self._spare(new)
         return self._new[id(operation)]
+
+    def _spare(self, new: Any) -> None:
+        """Sets the initial values of a layer of Keras's own to zeros until `restore`: random ones take seconds to draw, on JAX."""
+        if not isinstance(new, keras.Layer) or graph_of(new) is not None or not type(new).__module__.startswith("keras."):
+            return
+        for layer in new._flatten_layers():
+            for name, value in list(vars(layer).items()):
+                if name.endswith("_initializer") and isinstance(value, keras.initializers.Initializer) and hasattr(value, "seed"):
+                    self._spared.append((layer, name, value))
+                    object.__setattr__(layer, name, keras.initializers.Zeros())
+
+    def restore(self) -> None:
+        """After the layers are built."""
+        for layer, name, value in self._spared:
+            object.__setattr__(layer, name, value)
 
     def rebuild(self, model: Any, inputs: list[Signal]) -> Any:
         """A model of the new layers, on inputs of the width that is left."""

@@ -2,6 +2,7 @@
 
 import math
 
+import keras
 import numpy as np
 from keras import layers
 
@@ -150,8 +151,13 @@ class MultiHeadAttentionRule(AttentionRule):
         if not alive.any():
             alive[0] = True
         more = []
-        for units, has in ((self.held, values), (self.keys, keys)):
-            wanted = max(1, has.sum(1).max())
+        sides = ((self.held, values), (self.keys, keys))
+        least = 1
+        if keras.backend.backend() == "jax" and self.keys.shape == self.held.shape:
+            # JAX's attention takes keys and values of one width only.
+            least = max(has.sum(1).max() for _, has in sides)
+        for units, has in sides:
+            wanted = max(least, 1, has.sum(1).max())
             for head in np.flatnonzero(alive):
                 more.append(units[head][~has[head]][: wanted - has[head].sum()])
         return np.concatenate(more)

@@ -178,6 +178,18 @@ class MaskingRule(Rule):
         return self.barrier(args, kwargs, shapes, "masks by the values of all its inputs")
 
 
+@rule_for(layers.Lambda)
+class LambdaBarrier(Rule):
+    def call(self, args, kwargs, shapes):
+        return self.barrier(args, kwargs, shapes, "runs a function that cannot be looked into")
+
+    def rebuild(self):
+        # The function itself: its config has neither its globals nor what it closes over.
+        old = self.layer
+        config = {key: value for key, value in old.get_config().items() if key in ("name", "trainable", "dtype")}
+        return layers.Lambda(old.function, output_shape=old._output_shape, mask=old.mask, arguments=old.arguments, **config)
+
+
 for _kind in (layers.LayerNormalization, layers.GroupNormalization, layers.UnitNormalization, getattr(layers, "RMSNormalization", None)):
     if _kind is not None:
 
