@@ -55,10 +55,11 @@ def study(name: str, folder: Path) -> list[str]:
     table = attach(model, L1(STRENGTH))
     seconds = time.perf_counter() - moment
     penalised = [v for v in model.trainable_variables if v.regularizer is not None]
-    values = STRENGTH * sum(np.abs(np.float64(v)).sum() for v in numbers(penalised))
     loss_after, moved = step(model, start, x, y)
     errors = []
     theirs = {id(v) for v in penalised}
+    of_penalised = [value for v, value in zip(model.trainable_variables, weights, strict=True) if id(v) in theirs]
+    values = STRENGTH * sum(np.abs(np.float64(value)).sum() for value in of_penalised)
     for variable, value, a, b in zip(model.trainable_variables, weights, plain, moved, strict=True):
         slope = STRENGTH * np.sign(value) if id(variable) in theirs else np.zeros_like(a)
         errors.append(np.max(np.abs((a - b) / RATE - slope)) / max(1, np.abs(a).max()))
