@@ -80,6 +80,8 @@ class Matrix:
 
     def __post_init__(self):
         self._uses = None
+        # Zero times infinity is not zero.
+        self._finite = np.isfinite(self.array).all((0, 2))
         self.graph.reads.append(Read(self.inputs, self.outputs, self.uses, self.replaceable))
 
     def uses(self) -> np.ndarray:
@@ -94,7 +96,7 @@ class Matrix:
         """
         if units is not self.inputs:
             self.graph.unite(units, self.inputs)
-        takes = np.isfinite(constants) & (exact | (constants == 0))
+        takes = np.isfinite(constants) & (exact | (constants == 0)) & self._finite
         if self.constants is None:
             self.constants, self.exact = constants, takes
         else:

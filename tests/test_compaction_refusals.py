@@ -1,0 +1,321 @@
+"""Where a wrong model would be easy to make: it is right, or nothing is taken out and the plan says why, or there is an error."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+from keras import ops
+from small_networks import check, examples, outputs, scatter
+
+from keras_reg.models import compact, compaction_plan, compaction_rule, structural_groups
+
+CASES = {}
+
+
+def case(function):
+    CASES[function.__name__] = function
+    return function
+
+
+def inner(*layers):
+    return keras.Sequential([keras.Input((6,)), *layers])
+
+
+def vector(function, *shape):
+    x = keras.Input(shape or (6,))
+    return keras.Model(x, L.Dense(3)(function(x)))
+
+
+@case
+def arguments_by_name():
+    x = keras.Input((5, 6))
+    y = L.Dense(8, "relu")(inputs=x)
+    return keras.Model(x, L.Dense(3)(L.MultiHeadAttention(2, 3)(query=y, value=y)))
+
+
+@case
+def states_as_arrays():
+    states = [np.ones((3, 8), "float32"), np.ones((3, 8), "float32")]
+    return vector(lambda x: L.LSTM(8)(x, initial_state=states), 5, 6)
+
+
+@case
+def scores_of_attention():
+    x = keras.Input((5, 6))
+    y, scores = L.MultiHeadAttention(2, 3)(x, x, return_attention_scores=True)
+    return keras.Model(x, [L.Dense(3)(y), scores])
+
+
+@case
+def batch_statistics():
+    return vector(lambda x: L.BatchNormalization()(L.Dense(8)(x), training=True))
+
+
+@case
+def nested_batch_statistics():
+    layers = inner(L.Dense(7), L.BatchNormalization(), L.Dense(6))
+    return vector(lambda x: layers(x) + layers(x * 2.0, training=True))
+
+
+@case
+def nested_batch_statistics_first():
+    layers = inner(L.Dense(7), L.BatchNormalization(), L.Dense(6))
+    return vector(lambda x: layers(layers(x * 2.0, training=True)))
+
+
+@case
+def batch_statistics_of_a_shared_layer():
+    dense, normalization = L.Dense(8), L.BatchNormalization()
+    return vector(lambda x: L.Concatenate()([normalization(dense(x), training=True), normalization(dense(x * 2.0))]))
+
+
+@case
+def distributed_batch_statistics():
+    return vector(lambda x: L.TimeDistributed(inner(L.Dense(7), L.BatchNormalization()))(x, training=True), 5, 6)
+
+
+@case
+def a_layer_within_and_without_a_wrapper():
+    dense = L.Dense(8, "relu")
+    x, z = keras.Input((5, 6)), keras.Input((6,))
+    return keras.Model([x, z], [L.Dense(3)(L.TimeDistributed(dense)(x)), L.Dense(3)(dense(z))])
+
+
+@case
+def inputs_by_name_in_another_order():
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    within = keras.Model({"b": b, "a": a}, L.Dense(3)(L.Dense(8, "relu")(a) + L.Dense(8)(b)))
+    x, y = keras.Input((6,), name="x"), keras.Input((6,), name="y")
+    return keras.Model({"x": x, "y": y}, within({"a": L.Dense(4, "relu")(y), "b": L.Dense(4)(x)}))
+
+
+@case
+def sums_over_an_axis_that_the_kernel_lacks():
+    return vector(lambda x: L.EinsumDense("abc,cd->ad", 8, bias_axes="d")(L.Dense(5, "sigmoid")(x)), 4, 6)
+
+
+@case
+def a_bias_along_an_axis_before_the_last():
+    return vector(lambda x: L.EinsumDense("abc,bd->adc", (5, 6), bias_axes="d")(x), 4, 6)
+
+
+@case
+def einsum_along_two_axes():
+    dense = L.EinsumDense("abc,cd->abd", (6, 6))
+    return vector(lambda x: dense(L.Dense(6)(x)) + dense(L.Permute((2, 1))(L.Dense(6)(x))), 6, 6)
+
+
+@case
+def statistics_beside_the_variables():
+    normalization = L.Normalization()
+    normalization.adapt(np.random.default_rng(0).normal(3.0, 2.0, size=(50, 6)))
+    return vector(lambda x: L.Dense(8, "relu")(normalization(x)))
+
+
+@case
+def states_kept_between_calls():
+    x = keras.Input(batch_shape=(3, 5, 6))
+    return keras.Model(x, L.Dense(3)(L.LSTM(8, stateful=True)(x)))
+
+
+@case
+def arrays_within_operations():
+    return vector(lambda x: ops.clip(L.Dense(8)(x), np.full(8, -0.1, "float32"), np.ones(8, "float32")))
+
+
+@case
+def arrays_as_operands():
+    return vector(lambda x: L.Dense(8)(x) + np.linspace(-1, 1, 8, dtype="float32"))
+
+
+@case
+def a_start_for_a_maximum():
+    return vector(lambda x: ops.max(L.Dense(8)(x), axis=1, initial=0.2), 4, 6)
+
+
+@case
+def squeezed_where_one_unit_is_left():
+    x = keras.Input(batch_shape=(3, 6))
+    return keras.Model(x, L.Dense(3)(ops.squeeze(ops.expand_dims(L.Dense(2, "relu")(x), 1))))
+
+
+@case
+def one_unit_spread_over_others():
+    return vector(lambda x: L.Dense(8)(x) * L.Dense(1)(x) + L.Dense(1)(x))
+
+
+@case
+def a_slope_along_two_axes():
+    slope = L.PReLU()
+    return vector(lambda x: slope(L.Dense(6)(x)) + slope(L.Permute((2, 1))(L.Dense(6)(x))), 6, 6)
+
+
+@case
+def a_shape_for_two_widths():
+    flat = L.Reshape((-1,))
+    x, y = keras.Input((8,)), keras.Input((4, 6))
+    return keras.Model([x, y], [L.Dense(3)(flat(L.Dense(5, "relu")(x))), L.Dense(3)(flat(L.Dense(5, "relu")(y)))])
+
+
+@case
+def a_shape_for_a_width_that_is_held():
+    shape = L.Reshape((4, 1, 8))
+    return vector(lambda x: shape(L.Dense(8, "relu")(x)) + shape(L.LayerNormalization()(L.Dense(8, "relu")(x))), 4, 8)
+
+
+@case
+def functions_nobody_can_look_into():
+    factor = 2.0
+    return vector(lambda x: L.Lambda(lambda y: ops.sin(y) * factor)(L.Dense(8)(x)))
+
+
+class Tripled(keras.Model):
+    def call(self, *arguments, **keywords):
+        return super().call(*arguments, **keywords) * 3.0
+
+
+@case
+def a_nested_model_with_its_own_call():
+    x = keras.Input((6,))
+    return vector(Tripled(x, L.Dense(5)(L.Dense(8, "relu")(x))))
+
+
+@case
+def a_shape_of_noise():
+    return vector(lambda x: L.Dropout(0.5, noise_shape=(None, 1, 8))(L.Dense(8, "relu")(x)), 4, 6)
+
+
+@case
+def noise_in_predictions():
+    return vector(lambda x: L.Dropout(0.5, seed=3)(L.Dense(8, "relu")(x), training=True))
+
+
+@case
+def low_rank_updates():
+    layer = L.Dense(8, "relu")
+    model = vector(lambda x: layer(L.Dense(7, "relu")(x)))
+    layer.enable_lora(2)
+    return model
+
+
+@case
+def parts_of_the_units():
+    def parts(x):
+        y = L.Dense(8)(x)
+        one, other = ops.split(y, 2, axis=-1)
+        return one * other + y[:, :4] + ops.take(y, [1, 3, 3, 0], axis=1)
+
+    return vector(parts)
+
+
+@case
+def means_over_the_batch():
+    def centred(x):
+        y = L.Dense(8, "relu")(x)
+        return y - ops.mean(y, axis=0, keepdims=True)
+
+    return vector(centred)
+
+
+@case
+def pooling_along_the_units():
+    return vector(lambda x: L.MaxPooling1D(3, 1, "same", data_format="channels_first")(L.Dense(8, "relu")(x)), 5, 6)
+
+
+@case
+def cells():
+    return vector(lambda x: L.RNN([L.LSTMCell(4), L.GRUCell(5)])(L.Dense(7)(x)), 5, 6)
+
+
+@case
+def inputs_and_hidden_units_as_outputs():
+    x = keras.Input((6,))
+    y = L.Dense(8, "relu")(x)
+    return keras.Model(x, [x, L.Dense(3)(y), y, y])
+
+
+class Scaled(L.Dense):
+    def call(self, x):
+        return super().call(x) * 2.0
+
+
+@case
+def a_layer_of_another_class():
+    return vector(lambda x: Scaled(8, "relu")(L.Dense(7)(x)))
+
+
+@pytest.mark.parametrize("name", CASES)
+# On JAX every shape of every network is compiled.
+@pytest.mark.parametrize("seed", range(1 if keras.backend.backend() == "jax" else 3))
+def test_equal_all_the_same(name, seed):
+    check(scatter(CASES[name](), seed), constant=True)
+
+
+def test_weights_that_are_not_numbers():
+    """Zero times infinity is not zero: what reads a constant by it cannot do without."""
+    model = scatter(inner(L.Dense(6, "relu", name="a"), L.Dense(3, name="b")), dead=0.0)
+    for layer in model.layers:
+        kernel, bias = layer.get_weights()
+        if layer.name == "b":
+            kernel[0, 1], kernel[2, 0] = np.inf, np.nan
+        else:
+            kernel[:, [0, 2]] = 0
+            bias[[0, 2]] = 0, 0.5
+        layer.set_weights([kernel, bias])
+    x = examples(model)
+    with np.errstate(all="ignore"):
+        before, after = outputs(model, x)[0], outputs(compact(model), x)[0]
+    np.testing.assert_array_equal(np.isnan(before), np.isnan(after))
+
+
+def test_lengths_that_are_not_known():
+    """The other operand has one row or four when the model runs: so four stay."""
+    a, b = keras.Input((4, 5)), keras.Input((None, 5))
+    y = L.Permute((2, 1))(L.Dense(4)(L.Permute((2, 1))(a)))
+    model = keras.Model([a, b], L.Dense(2)(y * L.Dense(5)(b)))
+    for seed in range(3):
+        scatter(model, seed)
+        for length in (4, 1):
+            check(model, inputs=examples(model, length=length), constant=True)
+    free, held = keras.Input((None, 8)), keras.Input((4,))
+    model = keras.Model([free, held], [L.Reshape((-1, 4))(L.Dense(8, "relu")(free)), held])
+    check(scatter(model, 1), fewer=False)
+    assert compaction_plan(model).total.parameters[0] == 72
+
+
+class Plain(keras.Model):
+    def call(self, x):
+        return x
+
+
+def test_errors():
+    x = keras.Input((6,))
+    subclassed = Plain()
+    subclassed.build((None, 3))
+    for call in (compact, compaction_plan, structural_groups):
+        with pytest.raises(TypeError, match="Argument `model` must be a Keras model. Received: model=3"):
+            call(3)
+        with pytest.raises(ValueError, match="Argument `model` must be built"):
+            call(keras.Sequential([L.Dense(3)]))
+        with pytest.raises(ValueError, match="a subclassed Plain: only its own code knows"):
+            call(subclassed)
+        with pytest.raises(ValueError, match="a subclassed Tripled"):
+            call(Tripled(x, L.Dense(5)(x)))
+
+
+class Cube(L.Layer):
+    def call(self, x):
+        return x**3
+
+
+def test_rules_of_ones_own():
+    model = scatter(vector(lambda x: Cube(name="cube")(L.Dense(8, "relu", name="a")(x))), 1)
+    assert {blocker.reason for blocker in compaction_plan(model).blockers} == {"there is no rule for Cube"}
+    check(model, fewer=False)
+    compaction_rule(Cube, "entrywise")
+    assert compaction_plan(model).blockers == ()
+    check(model, fewer=True)
+    with pytest.raises(TypeError, match="Argument `layer_class` must be a class of Keras layers"):
+        compaction_rule(Cube())
+    with pytest.raises(TypeError, match="Argument `rule` must be 'entrywise' or a subclass of Rule. Received: rule='channelwise'"):
+        compaction_rule(Cube, "channelwise")

@@ -1,0 +1,232 @@
+"""What a compacted model keeps beside its outputs: names, dtypes, flags, penalties, how it was compiled, and what its optimizer knew."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+from small_networks import arrays, check, difference, examples, outputs, scatter
+
+import keras_reg
+from keras_reg.models import compact
+from keras_reg.optimizers import Proximal
+from keras_reg.regularizers import GroupLasso
+
+
+def network(**arguments):
+    x = keras.Input((5,), name="features")
+    y = L.Dense(6, "relu", name="a", **arguments)(x)
+    y = L.BatchNormalization(name="n")(y)
+    inside = keras.Input((6,))
+    inner = keras.Model(inside, L.Dense(4, "tanh", name="within")(inside), name="inner")
+    return keras.Model(x, L.Dense(3, name="b")(inner(y)), name="whole")
+
+
+def dead(model, units=(1, 2)):
+    """Of the first layer; whatever reads them, too, so that training keeps them dead."""
+    scatter(model, dead=0.0)
+    kernel, bias = model.get_layer("a").get_weights()
+    kernel[..., list(units)] = 0
+    bias[list(units)] = -1
+    model.get_layer("a").set_weights([kernel, bias])
+    return model
+
+
+def test_names_paths_and_structure():
+    model = dead(network())
+    small = compact(model)
+    assert small.name == model.name
+    assert [layer.name for layer in small.layers] == [layer.name for layer in model.layers]
+    assert [tensor.name for tensor in small.inputs] == ["features"]
+    assert small.output_names == model.output_names
+    assert [weight.path for weight in small.weights] == [weight.path for weight in model.weights]
+    assert small.get_layer("inner").get_layer("within").input.shape == (None, 4)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "mixed_float16", "mixed_bfloat16"])
+def test_dtypes(dtype):
+    layers = [L.Dense(6, "relu", dtype=dtype, name="a"), L.Dense(3, dtype=dtype)]
+    model = dead(keras.Sequential([keras.Input((5,)), *layers]))
+    # Eleven bits of a float16 and eight of a bfloat16 hold the constants that are folded.
+    small = check(model, tolerance=1e-2 if dtype.endswith("bfloat16") else 2e-3)
+    assert small.layers[0].units == 4
+    for old, new in zip(model.layers, small.layers, strict=True):
+        assert old.dtype_policy.name == new.dtype_policy.name == dtype
+        assert [weight.dtype for weight in old.weights] == [weight.dtype for weight in new.weights]
+
+
+def test_trainable_flags():
+    model = dead(network())
+    model.get_layer("inner").get_layer("within").trainable = False
+    model.get_layer("n").trainable = False
+    model.get_layer("b").bias.trainable = False
+    small = check(model)
+    assert [weight.path for weight in small.trainable_weights] == [weight.path for weight in model.trainable_weights]
+    model.trainable = False
+    assert compact(model).trainable_weights == []
+    assert not compact(model).trainable
+
+
+def test_penalties():
+    model = dead(network(kernel_regularizer=keras.regularizers.L2(0.1), bias_regularizer=keras_reg.regularizers.L1(0.2)))
+    model.get_layer("b").kernel.regularizer = GroupLasso(0.3)  # on the variable alone
+    small = check(model)
+    found = {weight.path: weight.regularizer for weight in small.weights if weight.regularizer is not None}
+    assert {path: type(penalty).__name__ for path, penalty in found.items()} == {"a/kernel": "L2", "a/bias": "L1", "b/kernel": "GroupLasso"}
+    assert found["b/kernel"].strength == 0.3
+    # The zeros that left had no penalty; biases of -1 had 0.2 each.
+    np.testing.assert_allclose(float(sum(small.losses)), float(sum(model.losses)) - 2 * 0.2, rtol=1e-4)
+
+
+def test_constraints_and_fixed_initial_values():
+    start = np.arange(30.0).reshape(5, 6).tolist()
+    model = dead(network(kernel_initializer=keras.initializers.Constant(start), kernel_constraint=keras.constraints.MaxNorm(2.0, axis=0)))
+    small = check(model)
+    assert small.get_layer("a").kernel.constraint.max_value == 2.0
+    assert keras.models.clone_model(small).get_layer("a").units == 4
+
+
+def data(number=32):
+    random = np.random.default_rng(0)
+    return random.normal(size=(number, 5)).astype("float32"), random.normal(size=(number, 3)).astype("float32")
+
+
+# Compiling takes longer than the steps, but on JAX, which compiles each operation then.
+EAGER = keras.backend.backend() != "jax"
+
+OPTIMIZERS = {
+    "SGD": lambda: keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True),
+    "Adam": lambda: keras.optimizers.Adam(0.01, amsgrad=True),
+    "AdamW": lambda: keras.optimizers.AdamW(0.01, clipvalue=1.0, use_ema=True),
+    "RMSprop": lambda: keras.optimizers.RMSprop(0.01, momentum=0.5, centered=True),
+    "Ftrl": lambda: keras.optimizers.Ftrl(0.01),
+    "Lion": lambda: keras.optimizers.Lion(0.001),
+    "schedule": lambda: keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.02, 1, 0.5), momentum=0.9),
+    "accumulating": lambda: keras.optimizers.Adam(0.01, gradient_accumulation_steps=2),
+    "Proximal": lambda: Proximal(keras.optimizers.SGD(0.01, momentum=0.9)),
+    "scaled": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01), initial_scale=8.0),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_training_goes_on_as_it_would_have(name):
+    """Units that are dead on both sides have no gradients: what is left of the large model trains as the small one does."""
+    x, y = data()
+    penalty = {"kernel_regularizer": GroupLasso(1e-3, size_weights=False, proximal=True)} if name == "Proximal" else {}
+    layers = [L.Dense(6, "relu", name="a"), L.Dense(3, name="b", **penalty)]
+    model = dead(keras.Sequential([keras.Input((5,)), *layers]))
+    kernel, bias = model.get_layer("b").get_weights()
+    kernel[[1, 2]] = 0
+    model.get_layer("b").set_weights([kernel, bias])
+    model.compile(OPTIMIZERS[name](), "mse", metrics=["mae"], run_eagerly=EAGER)
+    model.fit(x, y, batch_size=8, epochs=1, shuffle=False, verbose=0)
+    small = compact(model)
+    assert small.count_params() == 39
+    assert type(small.optimizer) is type(model.optimizer)
+    assert small.optimizer is not model.optimizer
+    assert int(small.optimizer.iterations) == int(model.optimizer.iterations) > 0
+    logs = [one.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0).history for one in (model, small)]
+    for key in ("loss", "mae"):
+        np.testing.assert_allclose(logs[0][key], logs[1][key], rtol=2e-4)
+    kept = [0, 3, 4, 5]
+    (kernel, bias, following, last), found = model.get_weights(), small.get_weights()
+    for old, new in zip((kernel[:, kept], bias[kept], following[kept], last), found, strict=True):
+        np.testing.assert_allclose(old, new, rtol=2e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["Adafactor", "Muon"])
+def test_state_of_another_form_starts_anew(kind):
+    x, y = data()
+    model = dead(network())
+    model.compile(getattr(keras.optimizers, kind)(0.001), "mse", run_eagerly=EAGER)
+    model.fit(x, y, verbose=0)
+    small = compact(dead(model))
+    assert small.count_params() < model.count_params()
+    assert np.isfinite(small.fit(x, y, verbose=0).history["loss"][0])
+
+
+def test_compile_state():
+    model = dead(network())
+    model.compile(
+        keras.optimizers.Adam(0.02),
+        keras.losses.Huber(delta=0.5),
+        metrics=[keras.metrics.MeanAbsoluteError(name="error"), "mse"],
+        run_eagerly=True,
+        steps_per_execution=1,
+    )
+    x, y = data()
+    small = compact(model)
+    assert small.run_eagerly
+    assert float(small.optimizer.learning_rate) == pytest.approx(0.02)
+    before, after = (one.evaluate(x, y, verbose=0, return_dict=True) for one in (model, small))
+    assert before.keys() == after.keys() == {"loss", "error", "mse"}
+    np.testing.assert_allclose(list(before.values()), list(after.values()), rtol=1e-5)
+    assert not compact(dead(network())).compiled
+
+
+class Doubled(keras.Model):
+    def train_step(self, *arguments, **keywords):
+        self.steps_taken = getattr(self, "steps_taken", 0) + 1
+        return super().train_step(*arguments, **keywords)
+
+
+class Listed(keras.Sequential):
+    pass
+
+
+class Special(Doubled):
+    def __init__(self, size, **arguments):
+        x = keras.Input((5,))
+        super().__init__(x, L.Dense(3, name="b")(L.Dense(size, "relu", name="a")(x)), **arguments)
+
+
+def test_own_classes():
+    x = keras.Input((5,))
+    model = dead(Doubled(x, L.Dense(3)(L.Dense(6, "relu", name="a")(x))))
+    model.compile("sgd", "mse", run_eagerly=True)
+    small = check(model)
+    assert isinstance(small, Doubled)
+    small.fit(*data(), verbose=0)
+    assert small.steps_taken
+    assert type(check(dead(Listed([keras.Input((5,)), L.Dense(6, "relu", name="a"), L.Dense(3)])))) is Listed
+
+
+def test_a_class_with_its_own_constructor_is_lost_with_a_warning():
+    model = dead(Special(6))
+    with pytest.warns(UserWarning, match="becomes a plain keras.Model without the train_step of Special"):
+        small = compact(model)
+    x = examples(model)
+    assert difference(outputs(model, x), outputs(small, x)) < 1e-6
+
+
+LOADING = """
+import sys
+import numpy as np
+import keras
+model = keras.models.load_model(sys.argv[1])
+data = np.load(sys.argv[2])
+found = keras.ops.convert_to_numpy(model(data["x"]))
+assert np.abs(found - data["y"]).max() <= 1e-5 * np.abs(data["y"]).max(), np.abs(found - data["y"]).max()
+model.fit(data["x"], data["y"], epochs=2, verbose=0)
+"""
+
+
+def test_saved_and_loaded_in_a_fresh_process(tmp_path):
+    x = keras.Input((6, 6, 2))
+    y = L.Conv2D(5, 3, activation="sigmoid", name="a")(x)
+    y = L.Conv2D(4, 1, use_bias=False)(L.BatchNormalization()(y)) * 2.0
+    y = L.Reshape((-1, 4))(y)
+    y = L.MultiHeadAttention(2, 3)(y, y) + y
+    model = dead(keras.Model(x, L.Dense(2)(L.Bidirectional(L.GRU(3))(y))))
+    model.compile("adam", "mse")
+    small = check(model, fewer=True)
+    inputs = examples(model)
+    small.save(tmp_path / "small.keras")
+    np.savez(tmp_path / "data.npz", x=arrays(inputs)[0], y=outputs(model, inputs)[0])
+    arguments = [sys.executable, "-c", LOADING, str(tmp_path / "small.keras"), str(tmp_path / "data.npz")]
+    subprocess.run(arguments, check=True, timeout=300)
+    again = keras.models.model_from_json(small.to_json())
+    again.set_weights(small.get_weights())
+    assert difference(outputs(small, inputs), outputs(again, inputs)) == 0
