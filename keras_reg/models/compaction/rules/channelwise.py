@@ -99,7 +99,10 @@ class KeepsConstants(Rule):
             return self.barrier(args, kwargs, shapes, "works along the axis of the units")
         if signal.axis is not None and shapes[0][signal.axis] != signal.shape[signal.axis]:
             return self.barrier(args, kwargs, shapes, "changes the length of the axis of the units")
-        if signal.axis is not None and (getattr(self.layer, "noise_shape", None) or [None] * len(signal.shape))[signal.axis] not in (None, 1):
+        if signal.axis is not None and (getattr(self.layer, "noise_shape", None) or [None] * len(signal.shape))[signal.axis] not in (
+            None,
+            1,
+        ):
             return self.barrier(args, kwargs, shapes, "has a fixed noise_shape")
         return [signal.like(shapes[0])]
 

@@ -67,7 +67,9 @@ class ModelRule(Wrapper):
                 signal.pin(self.graph, self.name, "is called along several axes")
 
     def within(self):
-        return [self.tracer.rule(operation) for operation in graph_of(self.layer).operations if not isinstance(operation, layers.InputLayer)]
+        return [
+            self.tracer.rule(operation) for operation in graph_of(self.layer).operations if not isinstance(operation, layers.InputLayer)
+        ]
 
     def held(self):
         return super().held() + [signal.units for signal in [*self.inputs, *self.outputs] if signal.axis is not None]
