@@ -52,7 +52,9 @@ def einsum(x, r):
     axes = "bhwc"[: len(x.shape) - 1]
     kind = r.integers(3)
     equation = ["...f,fd->...d", f"{axes}f,fd->{axes}d", f"{axes}f,df->{axes}d"][kind]
-    dense = L.EinsumDense(equation, (*(x.shape[1:-1] if kind else ()), 6), bias_axes="d" if r.random() < 0.6 else None, activation=activation(r))
+    dense = L.EinsumDense(
+        equation, (*(x.shape[1:-1] if kind else ()), 6), bias_axes="d" if r.random() < 0.6 else None, activation=activation(r)
+    )
     return dense(x)
 
 
@@ -207,7 +209,9 @@ def lstm(x, r):
 
 
 def gru(x, r):
-    return L.GRU(6, return_sequences=True, reset_after=bool(r.integers(2)), use_bias=bool(r.integers(2)), go_backwards=bool(r.integers(2)))(x)
+    return L.GRU(6, return_sequences=True, reset_after=bool(r.integers(2)), use_bias=bool(r.integers(2)), go_backwards=bool(r.integers(2)))(
+        x
+    )
 
 
 def simple_rnn(x, r):

@@ -405,4 +405,11 @@ def test_plan_as_plain_values():
         "macs": [48, 40],
         "bytes": [228, 192],
     }
-    assert plan["layers"][0] == {"name": "a", "kind": "Dense", "width": [6, 5], "parameters": [36, 30], "macs": [30, 25], "bytes": [144, 120]}
+    assert plan["layers"][0] == {
+        "name": "a",
+        "kind": "Dense",
+        "width": [6, 5],
+        "parameters": [36, 30],
+        "macs": [30, 25],
+        "bytes": [144, 120],
+    }
