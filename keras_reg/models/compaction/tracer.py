@@ -215,8 +215,8 @@ def _same_kind(model: Any, parameters: list[str], other: type) -> type:
     own = [name for name in _OVERRIDDEN if not getattr(kind, name).__module__.startswith("keras")]
     if own:
         warnings.warn(
-            f"{model.name!r} becomes a plain keras.{other.__name__} without the {', '.join(own)} of {kind.__name__}, whose constructor takes "
-            "other arguments than that of Keras's model.",
+            f"{model.name!r} becomes a plain keras.{other.__name__} without the {', '.join(own)} of {kind.__name__}, whose constructor "
+            "takes other arguments than that of Keras's model.",
             stacklevel=2,
         )
     return other
