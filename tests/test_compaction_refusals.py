@@ -293,7 +293,7 @@ def test_errors():
     subclassed = Plain()
     subclassed.build((None, 3))
     for call in (compact, compaction_plan, structural_groups):
-        with pytest.raises(TypeError, match="Argument `model` must be a Keras model. Received: model=3"):
+        with pytest.raises(TypeError, match=r"Argument `model` must be a Keras model. Received: model=3"):
             call(3)
         with pytest.raises(ValueError, match="Argument `model` must be built"):
             call(keras.Sequential([L.Dense(3)]))
@@ -317,5 +317,5 @@ def test_rules_of_ones_own():
     check(model, fewer=True)
     with pytest.raises(TypeError, match="Argument `layer_class` must be a class of Keras layers"):
         compaction_rule(Cube())
-    with pytest.raises(TypeError, match="Argument `rule` must be 'entrywise' or a subclass of Rule. Received: rule='channelwise'"):
+    with pytest.raises(TypeError, match=r"Argument `rule` must be 'entrywise' or a subclass of Rule. Received: rule='channelwise'"):
         compaction_rule(Cube, "channelwise")

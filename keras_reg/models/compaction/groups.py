@@ -81,6 +81,9 @@ def groups(compaction: Compaction) -> list[StructuralGroup]:
             if (variable := slot.variable(rule.layer)) is None:
                 continue
             _parts(rule, slot, variable, roots, held, slices, costs)
+        for units, each in rule.unit_macs():
+            for root in roots[units].tolist():
+                costs.setdefault(root, [0, 0])[1] += each
     found = [root for root, parts in slices.items() if any(part.produces for part in parts)]
     return [StructuralGroup(tuple(slices[root]), *costs[root]) for root in sorted(found)]
 

@@ -162,6 +162,10 @@ class Rule:
         """After `mark`: how many weights the smaller layer has that the layer had not, such as a bias for constants."""
         return 0
 
+    def unit_macs(self) -> list[tuple[np.ndarray, int]]:
+        """Units with the multiplications that each costs beside those by weights."""
+        return []
+
     def rebuild(self) -> Any:
         """After `mark`: the smaller layer, not yet built."""
         if not isinstance(self.layer, keras.Layer):

@@ -185,6 +185,9 @@ class MultiHeadAttentionRule(AttentionRule):
         """Whether the output has another width than the queries, which Keras takes it from otherwise."""
         return self.layer._output_shape is not None or self.width(self.outputs) != self.width(self.query.inputs)
 
+    def unit_macs(self):
+        return [] if self.matrix is None else [(units.ravel(), self.scores) for units in (self.keys, self.held)]
+
     def macs(self, kept):
         per_score = sum(self.width(units) if kept else units.size for units in (self.keys, self.held)) if self.matrix is not None else 0
         return super().macs(kept) + self.scores * per_score
@@ -227,6 +230,9 @@ class GroupQueryAttentionRule(AttentionRule):
             "num_key_value_heads": self.width(self.groups),
             "use_bias": self.layer.use_bias or self.needs_bias(),
         }
+
+    def unit_macs(self):
+        return [] if self.matrix is None else [(self.heads, 2 * self.layer.head_dim * self.scores)]
 
     def macs(self, kept):
         per_score = 2 * self.layer.head_dim * (self.width(self.heads) if kept else self.heads.size) if self.matrix is not None else 0
