@@ -329,6 +329,33 @@ def test_gradients(tmp_path):
         assert rows[:, 2].sum() == 12
 
 
+class Gates(layers.Layer):
+    """Multiplies each feature by a gate that opens with a probability learnt."""
+
+    def build(self, shape):
+        self.logits = self.add_weight(shape=(shape[-1],), initializer=keras.initializers.RandomNormal(stddev=2.0), name="logits")
+
+    def open_probability(self):
+        return ops.sigmoid(self.logits)
+
+    def call(self, x):
+        return x * self.open_probability()
+
+
+def test_gates(tmp_path):
+    inner = keras.Sequential([keras.Input((6,)), Gates(name="gates"), layers.Dense(4)], name="inner")
+    model = keras.Sequential([keras.Input((6,)), inner, layers.Dense(2)], name="net")
+    model.compile("sgd", "mse")
+    fit(model, WeightHistogram(tmp_path, gates=True), epochs=2)
+    (tag,) = (tag for tag in Events(tmp_path / "weights").histograms if tag.endswith("open_probability"))
+    assert tag == "inner/gates/open_probability"
+    rows = Events(tmp_path / "weights").histograms[tag]
+    assert sorted(rows) == [0, 10, 20]
+    check_histogram(rows[20], 1 / (1 + np.exp(-values(inner.layers[0].logits).astype("float64"))))
+    with pytest.raises(ValueError, match="open_probability"):
+        fit(build(), WeightHistogram(tmp_path, gates=True))
+
+
 def test_weights_that_are_not_finite(tmp_path):
     model = build(keras.optimizers.SGD(0.0))
     kernel = values(model.get_layer("first").kernel)

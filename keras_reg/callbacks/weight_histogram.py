@@ -55,6 +55,7 @@ class WeightHistogram(keras.callbacks.Callback):
         updates: Whether to log histograms of what changed since the last logging as well. Keeps one copy of the chosen weights.
         gradients: A batch `(x, y)` or `(x, y, sample_weight)`: histograms of the gradient on it of the compiled loss, penalties
             included, layers running as in inference. Evaluated apart from the training step, at every logging.
+        gates: Whether to log histograms of `layer.open_probability()`, the probabilities that gates are open, of every layer that has it.
 
     Under `tf.distribute`, several JAX processes or `torch.distributed`, the first process writes. A log directory that fails costs
     the logs, with one warning, and not the training.
@@ -83,6 +84,7 @@ class WeightHistogram(keras.callbacks.Callback):
         near_zero: float = 1e-3,
         updates: bool = False,
         gradients: tuple | None = None,
+        gates: bool = False,
     ):
         super().__init__()
         self.log_dir = os.fspath(log_dir)
@@ -96,6 +98,7 @@ class WeightHistogram(keras.callbacks.Callback):
         if gradients is not None and not (isinstance(gradients, (tuple, list)) and len(gradients) in (2, 3)):
             raise ValueError(f"Argument `gradients` must be a batch (x, y) or (x, y, sample_weight). Received: {type(gradients).__name__}")
         self.gradients = gradients
+        self.gates = boolean(gates, "gates")
         # Keras may go on with the next step before the hook of the last one has run, unless the hook reads weights.
         self.async_safe = self.batches_between is None
         self._step = 0
@@ -152,6 +155,7 @@ class WeightHistogram(keras.callbacks.Callback):
         self._penalised = {name: variable for name, variable in named_weights(self.model).items() if variable.regularizer is not None}
         self._previous = {}
         self._gradient = gradient_function(self.model, self.gradients) if self.gradients is not None else None
+        self._gated = self._gated_layers() if self.gates else {}
         self._file = EventFile(os.path.join(self.log_dir, "weights"), self._start_step) if _first_process(self.model) else None
         self._written = None
 
@@ -182,6 +186,9 @@ class WeightHistogram(keras.callbacks.Callback):
         if write_here:
             if self._gradient is not None:
                 records += self._gradients()
+            for name, layer in self._gated.items():
+                probabilities = ops.convert_to_numpy(ops.stop_gradient(layer.open_probability()))
+                records.append(self._histogram(f"{name}/open_probability", probabilities))
             for name, own in counts.items():
                 strength = getattr(self._weights[name].regularizer, "strength", None)
                 own = {**shares([own]), "penalty": penalties.get(name), "strength": strength}
@@ -208,6 +215,16 @@ class WeightHistogram(keras.callbacks.Callback):
         names = {id(variable): name for name, variable in self._weights.items()}
         pairs = zip(self.model.trainable_variables, self._gradient(), strict=True)
         return [self._histogram(f"{names[id(v)]}/gradient", values) for v, values in pairs if id(v) in names]
+
+    def _gated_layers(self) -> dict[str, Any]:
+        found = {}
+        for layer in self.model._flatten_layers():
+            if callable(getattr(layer, "open_probability", None)):
+                name = (layer.path or layer.name).removeprefix(f"{self.model.name}/")
+                found[name if name not in found else f"{name}_{len(found)}"] = layer
+        if not found:
+            raise ValueError("Argument `gates` is True, but no layer of the model has gates, that is, a method `open_probability()`.")
+        return found
 
     def _histogram(self, tag: str, values: np.ndarray) -> Any:
         own = count(values)
