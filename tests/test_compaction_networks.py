@@ -58,6 +58,14 @@ def vit():
     return keras.Model(x, L.Dense(10)(L.GlobalAveragePooling1D()(L.LayerNormalization()(y))))
 
 
+def bert():
+    """Its blocks are layers of KerasHub that hold theirs inside."""
+    import keras_hub
+
+    sizes = {"vocabulary_size": 30, "num_layers": 2, "num_heads": 2, "hidden_dim": 12, "intermediate_dim": 32, "num_segments": 5}
+    return keras_hub.models.BertBackbone(**sizes, max_sequence_length=10)
+
+
 def residual():
     x = keras.Input((16, 16, 3))
     y = L.Conv2D(8, 3, padding="same")(x)
@@ -68,7 +76,7 @@ def residual():
 
 
 # A small part of those of TensorFlow where the same takes much longer.
-NETWORKS = {"tagger": tagger, "unet": unet, "vit": vit} if BACKEND != "jax" else {"residual": residual}
+NETWORKS = {"bert": bert, **({"tagger": tagger, "unet": unet, "vit": vit} if BACKEND != "jax" else {"residual": residual})}
 if BACKEND == "tensorflow":
     NETWORKS |= {
         "VGG16": lambda: A.VGG16(input_shape=(32, 32, 3), include_top=False, pooling="avg", weights=None),
