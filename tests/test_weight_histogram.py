@@ -386,7 +386,8 @@ def test_odd_models(tmp_path):
 
     model = Odd()
     model.compile("sgd", "mse")
-    model.fit(random.integers(0, 7, (8, 3)), np.zeros((8, 2)), callbacks=[WeightHistogram(tmp_path)], verbose=0)
+    with pytest.warns(UserWarning, match="embed/embeddings: frozen"):
+        model.fit(random.integers(0, 7, (8, 3)), np.zeros((8, 2)), callbacks=[WeightHistogram(tmp_path)], verbose=0)
     events = Events(tmp_path / "weights")
     assert len(events.histograms) == 3
     assert sorted(rows[max(rows)][:, 2].sum() for rows in events.histograms.values()) == [8, 16, 28]

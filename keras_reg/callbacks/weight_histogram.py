@@ -151,6 +151,7 @@ class WeightHistogram(keras.callbacks.Callback):
             self._file.close()
 
     def _start(self):
+        warn_of_mistakes(self.model)  # of a model that was not built when training began
         self._weights = choose(self.model, self.include, self.exclude)
         self._penalised = {name: variable for name, variable in named_weights(self.model).items() if variable.regularizer is not None}
         self._previous = {}
