@@ -192,7 +192,7 @@ class Steeper(L1):
 
 
 @keras.saving.register_keras_serializable("tests")
-class Penalised(layers.Layer):
+class AlwaysPenalised(layers.Layer):
     def build(self, shape):
         self.kernel = self.add_weight(name="kernel", shape=(shape[-1], 3), regularizer=L1(0.1))
 
@@ -206,7 +206,7 @@ def test_penalties_of_the_user_go_too():
 
 
 def test_what_cannot_be_stripped():
-    model = functional((4,), lambda x: Penalised(name="penalised")(x))
+    model = functional((4,), lambda x: AlwaysPenalised(name="penalised")(x))
     with pytest.raises(ValueError, match=r"cannot be stripped: penalised/kernel would have keras_reg again"):
         strip(model)
     with pytest.raises(TypeError, match="Argument `model` must be a Keras model"):
