@@ -15,6 +15,9 @@ from nbclient import NotebookClient
 
 import keras_reg
 
+# What they say of numbers and times is said of TensorFlow; on the other backends the code that they call has its own tests.
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="notebooks run on TensorFlow")
+
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SECONDS_PER_CELL = 300
 LARGEST_FILE = 600_000  # bytes
