@@ -76,6 +76,17 @@ def test_gradient_against_differences(case):
         np.testing.assert_allclose(gradient[index], (case.formula(up) - case.formula(down)) / 2e-5, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_gradient_at_zero_is_zero(case):
+    """Where the data want nothing, a gradient leaves a weight at zero that is there; JAX's derivative of |x| would not."""
+    penalty = case.make()
+    w = np.zeros((4, 3), "float32")
+    np.testing.assert_array_equal(value_and_gradient(penalty, w)[1], 0)
+    w[:, 2] = [0, -0.0, 1, -2]
+    gradient = value_and_gradient(penalty, w)[1]
+    np.testing.assert_array_equal(gradient[w == 0], 0)
+
+
 def gradient_of_first_gradient(penalty, w):
     """Derivatives of the first weight's gradient, by differentiating twice."""
     if keras.backend.backend() == "tensorflow":

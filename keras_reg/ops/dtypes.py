@@ -25,6 +25,11 @@ def like(x: Any, number: Any) -> Any:
     return ops.cast(number, x.dtype)
 
 
+def magnitude(x: Any) -> Any:
+    """`|x|` whose derivative at zero is 0 on every backend. (JAX has 1 there, which would push zeros off zero.)"""
+    return x * ops.stop_gradient(ops.sign(x)) if backend.backend() == "jax" else ops.absolute(x)
+
+
 def at_most(x: Any, bound: Any) -> Any:
     """The smaller of the two; a NaN in `x` stays. (Keras's own `minimum` computes float64 in float32 on PyTorch.)"""
     return ops.where(x > bound, bound, x)

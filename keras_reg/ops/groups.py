@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import backend, ops
 
-from keras_reg.ops.dtypes import at_least, like, tiny, widen
+from keras_reg.ops.dtypes import at_least, like, magnitude, tiny, widen
 
 
 def group_axes(axis: int | tuple[int, ...], rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -54,7 +54,7 @@ def group_norm(x: Any, axis: int | tuple[int, ...] = -1, keepdims: bool = False)
     x, _ = widen(x)
     _, inside = group_axes(axis, len(x.shape))
     if not inside:
-        return ops.absolute(x)
+        return magnitude(x)
     # Any scale near the norm does; its own derivative cancels, so it is held constant.
     scale = ops.stop_gradient(ops.max(ops.absolute(x), axis=inside, keepdims=True))
     scale = ops.where(scale < tiny(x), ops.ones_like(scale), scale)

@@ -7,7 +7,7 @@ from keras import ops
 from keras_reg import ops as maps
 from keras_reg._registration import register
 from keras_reg._validation import greater_than, non_negative, real_number, step_size
-from keras_reg.ops.dtypes import at_least, at_most, like, tiny
+from keras_reg.ops.dtypes import at_least, at_most, like, magnitude, tiny
 from keras_reg.regularizers.penalty import Entrywise
 
 
@@ -38,7 +38,7 @@ class MCP(Entrywise):
         self.gamma = greater_than(gamma, 0, "gamma")
 
     def total(self, w: Any) -> Any:
-        size = at_most(ops.absolute(w), like(w, self.gamma * self.strength))
+        size = at_most(magnitude(w), like(w, self.gamma * self.strength))
         return self.strength * ops.sum(size) - ops.sum(ops.square(size)) / (2 * self.gamma)
 
     def slope(self, size: Any, scale: Any = 1.0) -> Any:
@@ -78,7 +78,7 @@ class SCAD(Entrywise):
         self.a = greater_than(a, 2, "a")
 
     def total(self, w: Any) -> Any:
-        size = at_most(ops.absolute(w), like(w, self.a * self.strength))
+        size = at_most(magnitude(w), like(w, self.a * self.strength))
         beyond = ops.relu(size - self.strength)
         return self.strength * ops.sum(size) - ops.sum(ops.square(beyond)) / (2 * (self.a - 1))
 
@@ -121,7 +121,7 @@ class Lq(Entrywise):
             raise ValueError(f"Argument `q` must be between 0 and 1, both excluded. Received: q={self.q}")
 
     def total(self, w: Any) -> Any:
-        size = ops.absolute(w)
+        size = magnitude(w)
         # The slope at zero is infinite; a subnormal weight counts as zero.
         zero = size < tiny(w)
         size = ops.where(zero, ops.ones_like(size), size)

@@ -8,7 +8,7 @@ from keras import ops
 from keras_reg import ops as maps
 from keras_reg._registration import register
 from keras_reg._validation import greater_than, non_negative, step_size
-from keras_reg.ops.dtypes import widen
+from keras_reg.ops.dtypes import magnitude, widen
 from keras_reg.regularizers.penalty import Entrywise, is_zero
 
 
@@ -46,7 +46,7 @@ class L1(Entrywise):
         return self.l1
 
     def value(self, w: Any) -> Any:
-        return ops.zeros((), w.dtype) if is_zero(self.l1) else self.l1 * ops.sum(ops.absolute(w))
+        return ops.zeros((), w.dtype) if is_zero(self.l1) else self.l1 * ops.sum(magnitude(w))
 
     def prox(self, w: Any, step: Any) -> Any:
         return maps.soft_threshold(w, step_size(step) * self.l1)
@@ -205,7 +205,7 @@ class L1L2(Entrywise):
     def value(self, w: Any) -> Any:
         parts = []
         if not is_zero(self.l1):
-            parts.append(self.l1 * ops.sum(ops.absolute(w)))
+            parts.append(self.l1 * ops.sum(magnitude(w)))
         if not is_zero(self.l2):
             parts.append(self.l2 * ops.sum(ops.square(w)))
         return sum(parts) if parts else ops.zeros((), w.dtype)

@@ -12,7 +12,7 @@ from keras import ops
 from keras_reg import ops as maps
 from keras_reg._registration import register
 from keras_reg._validation import boolean, floating_tensor, non_negative, step_size
-from keras_reg.ops.dtypes import at_least, widen
+from keras_reg.ops.dtypes import at_least, magnitude, widen
 from keras_reg.ops.groups import group_axes, group_size
 from keras_reg.regularizers.convex import L1
 from keras_reg.regularizers.hoyer import HoyerSquare, refuse_proximal
@@ -259,7 +259,7 @@ class SparseGroupLasso(GroupPenalty):
     def value(self, w: Any) -> Any:
         parts = []
         if not is_zero(self.l1):
-            parts.append(self.l1 * ops.sum(ops.absolute(w)))
+            parts.append(self.l1 * ops.sum(magnitude(w)))
         if not is_zero(self.group):
             parts.append(self.group * self.group_weight(w) * ops.sum(maps.group_norm(w, self.axis)))
         return sum(parts) if parts else ops.zeros((), w.dtype)

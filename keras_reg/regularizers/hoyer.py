@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_reg._registration import register
 from keras_reg._validation import non_negative
-from keras_reg.ops.dtypes import at_least, tiny
+from keras_reg.ops.dtypes import at_least, magnitude, tiny
 from keras_reg.regularizers.penalty import Penalty, is_zero, pair, with_gradient
 
 
@@ -72,7 +72,7 @@ class HoyerSquare(Penalty):
 
 def _normalized(w: Any) -> tuple[Any, Any, Any, Any]:
     """Magnitudes over the largest one, their sum, the sum of their squares (1 at a zero vector), and the largest one."""
-    size = ops.absolute(w)
+    size = magnitude(w)
     # The ratio of the sums does not depend on it: it is held constant.
     largest = ops.stop_gradient(ops.max(size))
     # Gradients go as 1 / largest: below this they would overflow.

@@ -8,7 +8,7 @@ from keras import backend, ops
 from keras_reg import ops as maps
 from keras_reg._registration import register
 from keras_reg._validation import greater_than, non_negative, one_of, step_size
-from keras_reg.ops.dtypes import at_most
+from keras_reg.ops.dtypes import at_most, magnitude
 from keras_reg.regularizers.penalty import Entrywise
 
 RELAXATIONS = ("laplace", "log", "geman_mcclure", "hard")
@@ -78,7 +78,7 @@ class L0(Entrywise):
     def total(self, w: Any) -> Any:
         if self.relaxation == "hard":
             return self.strength * ops.sum(ops.cast(ops.not_equal(w, 0), w.dtype))
-        size = ops.absolute(w)
+        size = magnitude(w)
         if self.relaxation == "laplace":
             if backend.standardize_dtype(w.dtype) == "float64":
                 return -self.strength * ops.sum(ops.expm1(size * (-1 / self.width)))
