@@ -314,6 +314,11 @@ def test_dimensions_of_an_embedding():
     change(model, "a", "embeddings", np.s_[:, [1, 2]], [0.7, 0.0])
     change(model, "b", "kernel", np.s_[3])
     widths(model, a=3)
+    assert not compaction_plan(model).blockers
+    change(model, "a", "embeddings", np.s_[[4, 7]])
+    (blocker,) = compaction_plan(model).blockers
+    assert (blocker.layer, blocker.width, blocker.constant) == ("a", 9, 2)
+    assert "rows" in blocker.reason
 
 
 def test_parts_of_a_concatenation():

@@ -138,7 +138,8 @@ def _blockers(compaction: Compaction) -> list[Blocker]:
         for matrix in rule.matrices():
             held = matrix.inputs[matrix.stuck() & matrix.uses()[:, graph.kept(matrix.outputs)].any(1)]
             note(rule.name, "no bias can stand for a constant at the border of its padding", held, np.zeros(len(held)))
-    return [Blocker(layer, len(width), len(constant), reason) for (layer, reason), (width, constant) in found.items()]
+    blockers = [Blocker(layer, len(width), len(constant), reason) for (layer, reason), (width, constant) in found.items()]
+    return blockers + [Blocker(rule.name, *stays) for rule in compaction.rules for stays in rule.stays()]
 
 
 def _unread(compaction: Compaction) -> dict[str, tuple[int, ...]]:

@@ -158,6 +158,10 @@ class Rule:
         """What this layer reads by."""
         return []
 
+    def stays(self) -> list[tuple[int, int, str]]:
+        """Things other than units that stay: how many, how many of them are dead, and why."""
+        return []
+
     def added(self) -> int:
         """After `mark`: how many weights the smaller layer has that the layer had not, such as a bias for constants."""
         return 0

@@ -166,6 +166,12 @@ class EmbeddingRule(Rule):
         constants = np.where((values == values[:1]).all(0), values[0], np.nan)
         return [Signal(shapes[0], len(shapes[0]) - 1, self.outputs, constants)]
 
+    def stays(self):
+        rows = (self.values("embeddings") == 0).all(1)
+        if not rows.any():
+            return []
+        return [(len(rows), int(rows.sum()), "rows are looked up by their numbers, which would be others if one left")]
+
     def slots(self):
         return [] if self.outputs is None else [Slot("embeddings", {1: self.outputs}, (1,))]
 
