@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from collections.abc import Callable
 from typing import Any
 
 from keras import backend, ops
@@ -137,24 +138,37 @@ def weighted_block_soft_threshold(x: Any, step: Any, threshold: Any, axis: int |
     # To first order in the pull, or else from below; from there on each step of Newton doubles the digits.
     mean_pull = total(squares * pull) / ops.where(norm > 0, ops.square(norm), ops.ones_like(norm))
     largest = ops.max(pull, axis=inside, keepdims=True) if inside else pull
-    root = at_least(norm - ops.where(2 * largest < norm, mean_pull, largest), _LOWEST_ROOT)
+    root = norm - ops.where(2 * largest < norm, mean_pull, largest)
 
-    def improve(root, change):
+    def sums(root):
         offset = root + pull
         squares = ops.square(unit / offset)
-        square, slope = total(squares), total(squares / offset)
-        # Newton's step on 1/||unit/offset|| = 1, which is concave, and linear where the steps of a group agree.
+        return total(squares), total(squares / offset)
+
+    root = norms_left(root, sums)
+    dead = total(ops.square(unit / pull)) <= 1
+    return ops.cast(ops.where(dead, ops.zeros_like(x), x * (root / (root + pull))), dtype)
+
+
+def norms_left(start: Any, sums: Callable[[Any], tuple[Any, Any]]) -> Any:
+    """The roots `r` of `sum_i (x_i / (r + pull_i))**2 = 1`, one for each group, by Newton's method from a start not far above them.
+
+    Args:
+        start: Where to start, in units of the size of the group.
+        sums: For roots the sums over each group of `(x_i / (r + pull_i))**2`, and of these over `r + pull_i`.
+    """
+
+    def improve(root, change):
+        square, slope = sums(root)
+        # Newton's step on 1/||x/(r + pull)|| = 1, which is concave, and linear where the pulls of a group agree.
         better = root + square * (ops.sqrt(square) - 1) / ops.where(slope > 0, slope, ops.ones_like(slope))
         better = at_least(better, _LOWEST_ROOT)
         return better, ops.max(ops.absolute(better - root) / better)
 
     # What a step leaves is about the square of what it changed.
-    small = 1e-5 if backend.standardize_dtype(x.dtype) == "float32" else 1e-9
-    root, _ = ops.while_loop(
-        lambda root, change: change > small, improve, (root, ops.ones((), x.dtype)), maximum_iterations=_GROUP_NEWTON_STEPS
-    )
-    dead = total(ops.square(unit / pull)) <= 1
-    return ops.cast(ops.where(dead, ops.zeros_like(x), x * (root / (root + pull))), dtype)
+    small = 1e-5 if backend.standardize_dtype(start.dtype) == "float32" else 1e-9
+    start = at_least(start, _LOWEST_ROOT), ops.ones((), start.dtype)
+    return ops.while_loop(lambda root, change: change > small, improve, start, maximum_iterations=_GROUP_NEWTON_STEPS)[0]
 
 
 _GROUP_NEWTON_STEPS = 12  # 10 reach float64 precision with steps over eight decades

@@ -7,11 +7,12 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import backend, ops
+from keras import ops
 
 from keras_reg._registration import register
 from keras_reg._validation import floating_tensor, non_negative, one_of, step_size
 from keras_reg.ops.dtypes import at_least, tiny, widen
+from keras_reg.ops.groups import norms_left
 from keras_reg.regularizers.penalty import Penalty, is_zero, largest_magnitude, pair
 
 COSTS = ("parameters", "macs")
@@ -265,10 +266,7 @@ class Groups:
         return [w - w * share for w, share in zip(tensors, self.spread(shares, tensors), strict=True)]
 
     def _weighted_prox(self, tensors: list[Any], steps: list[Any], threshold: Any, norms: Any) -> list[Any]:
-        """As `keras_reg.ops.weighted_block_soft_threshold`: Newton's method for the norm `root` that a group will have.
-
-        It solves `sum_i (x_i / (root + step_i * threshold))**2 = 1`, here in units of the present norm.
-        """
+        """As `keras_reg.ops.weighted_block_soft_threshold`, in units of the present norms."""
         scale = ops.where(ops.equal(norms, 0), ops.ones_like(norms), norms)
         shares = self.spread(threshold / scale, tensors)
         # Never 0, which would be 0/0 at a weight of 0.
@@ -278,21 +276,13 @@ class Groups:
         pulls = [ops.broadcast_to(pull, w.shape) for pull, w in zip(pulls, tensors, strict=True)]
         largest = self.sums(pulls, largest=True)
         mean = self.sums([square * pull for square, pull in zip(squares, pulls, strict=True)])
-        root = at_least(1 - ops.where(2 * largest < 1, mean, largest), _LOWEST_ROOT)
 
-        def improve(root, change):
+        def sums(root):
             offsets = [one + pull for one, pull in zip(self.spread(root, tensors, 1.0), pulls, strict=True)]
             terms = [square / ops.square(offset) for square, offset in zip(squares, offsets, strict=True)]
-            square = self.sums(terms)
-            slope = self.sums([term / offset for term, offset in zip(terms, offsets, strict=True)])
-            better = root + square * (ops.sqrt(square) - 1) / ops.where(slope > 0, slope, ops.ones_like(slope))
-            better = at_least(better, _LOWEST_ROOT)
-            return better, ops.max(ops.absolute(better - root) / better)
+            return self.sums(terms), self.sums([term / offset for term, offset in zip(terms, offsets, strict=True)])
 
-        small = 1e-5 if backend.standardize_dtype(root.dtype) == "float32" else 1e-9
-        root, _ = ops.while_loop(
-            lambda root, change: change > small, improve, (root, ops.ones((), root.dtype)), maximum_iterations=_NEWTON_STEPS
-        )
+        root = norms_left(1 - ops.where(2 * largest < 1, mean, largest), sums)
         dead = self.sums([ops.square(unit / pull) for unit, pull in zip(units, pulls, strict=True)]) <= 1
         # Entries without a group have no pull, and stay.
         root = ops.where(dead, ops.zeros_like(root), root)
@@ -300,7 +290,3 @@ class Groups:
             ops.where(one > 0, w * (one / (one + pull)), ops.zeros_like(w))
             for w, one, pull in zip(tensors, self.spread(root, tensors, 1.0), pulls, strict=True)
         ]
-
-
-_NEWTON_STEPS = 16
-_LOWEST_ROOT = 1e-12  # relative to the norm of the group
