@@ -1,4 +1,4 @@
-"""One pass over large weights, where each operation would make one of its own."""
+"""Few passes over large weights, where each operation would make one of its own."""
 
 import math
 from collections.abc import Callable

@@ -8,6 +8,8 @@ from typing import Any
 from keras import backend, ops
 
 from keras_reg.ops.dtypes import at_least, like, magnitude, tiny, widen
+from keras_reg.ops.fused import fused
+from keras_reg.ops.gradients import may_branch, with_gradient
 
 
 def group_axes(axis: int | tuple[int, ...], rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -56,14 +58,38 @@ def group_norm(x: Any, axis: int | tuple[int, ...] = -1, keepdims: bool = False)
     _, inside = group_axes(axis, len(x.shape))
     if not inside:
         return magnitude(x)
+
+    def gradient(x, upstream):
+        # The quotient of both scales could overflow.
+        return fused(lambda x, share, upstream: x * share * upstream, x, over_norm(1.0, group_norm(x, axis, keepdims=True)), upstream)
+
+    norm = with_gradient(lambda x: fused(lambda x: _norms(x, inside), x), gradient, x)
+    return norm if keepdims else ops.squeeze(norm, axis=inside)
+
+
+def over_norm(value: Any, norm: Any) -> Any:
+    """`value / norm`; 0 where the norm is, or nearly, so that the quotient would overflow."""
+    dead = norm < tiny(norm) * 1e8
+    return ops.where(dead, ops.zeros_like(norm), value / ops.where(dead, ops.ones_like(norm), norm))
+
+
+def _norms(x: Any, inside: tuple[int, ...]) -> Any:
+    """One norm for each group, in one pass where no square can have overflowed or vanished."""
+    if not may_branch(x):
+        return _scaled_norms(x, inside)
+    norm = ops.sqrt(ops.sum(ops.square(x), axis=inside, keepdims=True))
+    in_range = ops.all(ops.logical_and(norm >= _LOW, norm <= _HIGH))
+    return ops.cond(in_range, lambda: norm, lambda: _scaled_norms(x, inside))
+
+
+def _scaled_norms(x: Any, inside: tuple[int, ...]) -> Any:
     # Any scale near the norm does; its own derivative cancels, so it is held constant.
     scale = ops.stop_gradient(ops.max(ops.absolute(x), axis=inside, keepdims=True))
     scale = ops.where(scale < tiny(x), ops.ones_like(scale), scale)
     scaled = x * ops.stop_gradient(1 / scale)
     squares = ops.sum(ops.square(scaled), axis=inside, keepdims=True)
     zero = squares == 0
-    norm = ops.where(zero, ops.zeros_like(squares), ops.sqrt(ops.where(zero, ops.ones_like(squares), squares))) * scale
-    return norm if keepdims else ops.squeeze(norm, axis=inside)
+    return ops.where(zero, ops.zeros_like(squares), ops.sqrt(ops.where(zero, ops.ones_like(squares), squares))) * scale
 
 
 def block_soft_threshold(x: Any, threshold: Any, axis: int | tuple[int, ...] = -1) -> Any:
@@ -171,5 +197,6 @@ def norms_left(start: Any, sums: Callable[[Any], tuple[Any, Any]]) -> Any:
     return ops.while_loop(lambda root, change: change > small, improve, start, maximum_iterations=_GROUP_NEWTON_STEPS)[0]
 
 
+_LOW, _HIGH = 1e-15, 1e15  # norms between them come of squares that float32 holds
 _GROUP_NEWTON_STEPS = 12  # 10 reach float64 precision with steps over eight decades
 _LOWEST_ROOT = 1e-12  # relative to the largest weight of the group

@@ -7,7 +7,7 @@ from keras import ops
 from keras_reg import ops as maps
 from keras_reg._registration import register
 from keras_reg._validation import greater_than, non_negative, real_number, step_size
-from keras_reg.ops.dtypes import at_least, at_most, like, magnitude, tiny
+from keras_reg.ops.dtypes import at_least, at_most, like, tiny
 from keras_reg.regularizers.penalty import Entrywise
 
 
@@ -37,9 +37,9 @@ class MCP(Entrywise):
         self.strength = non_negative(strength, "strength")
         self.gamma = greater_than(gamma, 0, "gamma")
 
-    def total(self, w: Any) -> Any:
-        size = at_most(magnitude(w), like(w, self.gamma * self.strength))
-        return self.strength * ops.sum(size) - ops.sum(ops.square(size)) / (2 * self.gamma)
+    def price(self, size: Any) -> Any:
+        size = at_most(size, like(size, self.gamma * self.strength))
+        return size * (self.strength - size * (0.5 / self.gamma))
 
     def slope(self, size: Any, scale: Any = 1.0) -> Any:
         return ops.relu(self.gamma * self.strength - size) * (scale / self.gamma)
@@ -77,10 +77,9 @@ class SCAD(Entrywise):
         self.strength = non_negative(strength, "strength")
         self.a = greater_than(a, 2, "a")
 
-    def total(self, w: Any) -> Any:
-        size = at_most(magnitude(w), like(w, self.a * self.strength))
-        beyond = ops.relu(size - self.strength)
-        return self.strength * ops.sum(size) - ops.sum(ops.square(beyond)) / (2 * (self.a - 1))
+    def price(self, size: Any) -> Any:
+        size = at_most(size, like(size, self.a * self.strength))
+        return self.strength * size - ops.square(ops.relu(size - self.strength)) * (0.5 / (self.a - 1))
 
     def slope(self, size: Any, scale: Any = 1.0) -> Any:
         fading = ops.relu(self.a * self.strength - size)
@@ -120,13 +119,12 @@ class Lq(Entrywise):
         if not 0 < self.q < 1:
             raise ValueError(f"Argument `q` must be between 0 and 1, both excluded. Received: q={self.q}")
 
-    def total(self, w: Any) -> Any:
-        size = magnitude(w)
+    def price(self, size: Any) -> Any:
         # The slope at zero is infinite; a subnormal weight counts as zero.
-        zero = size < tiny(w)
+        zero = size < tiny(size)
         size = ops.where(zero, ops.ones_like(size), size)
-        power = ops.sqrt(size) if self.q == 0.5 else ops.power(size, like(w, self.q))
-        return self.strength * ops.sum(ops.where(zero, ops.zeros_like(size), power))
+        power = ops.sqrt(size) if self.q == 0.5 else ops.power(size, like(size, self.q))
+        return self.strength * ops.where(zero, ops.zeros_like(size), power)
 
     def slope(self, size: Any, scale: Any = 1.0) -> Any:
         steepest = scale * (self.strength * self.q)

@@ -202,13 +202,8 @@ class L1L2(Entrywise):
     def strength(self) -> float:
         return self.l1 + self.l2
 
-    def value(self, w: Any) -> Any:
-        parts = []
-        if not is_zero(self.l1):
-            parts.append(self.l1 * ops.sum(magnitude(w)))
-        if not is_zero(self.l2):
-            parts.append(self.l2 * ops.sum(ops.square(w)))
-        return sum(parts) if parts else ops.zeros((), w.dtype)
+    def price(self, size: Any) -> Any:
+        return size * (self.l1 + self.l2 * size)
 
     def prox(self, w: Any, step: Any) -> Any:
         step = step_size(step)

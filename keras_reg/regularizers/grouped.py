@@ -13,7 +13,9 @@ from keras_reg import ops as maps
 from keras_reg._registration import register
 from keras_reg._validation import boolean, floating_tensor, non_negative, step_size
 from keras_reg.ops.dtypes import at_least, magnitude, widen
-from keras_reg.ops.groups import group_axes, group_size
+from keras_reg.ops.fused import fused
+from keras_reg.ops.gradients import with_gradient
+from keras_reg.ops.groups import group_axes, group_size, over_norm
 from keras_reg.regularizers.convex import L1
 from keras_reg.regularizers.hoyer import HoyerSquare, refuse_proximal
 from keras_reg.regularizers.penalty import Penalty, is_zero, largest_magnitude, pair
@@ -257,12 +259,16 @@ class SparseGroupLasso(GroupPenalty):
         return self.l1 + self.group
 
     def value(self, w: Any) -> Any:
-        parts = []
-        if not is_zero(self.l1):
-            parts.append(self.l1 * ops.sum(magnitude(w)))
-        if not is_zero(self.group):
-            parts.append(self.group * self.group_weight(w) * ops.sum(maps.group_norm(w, self.axis)))
-        return sum(parts) if parts else ops.zeros((), w.dtype)
+        return ops.zeros((), w.dtype) if is_zero(self.strength) else with_gradient(self.total, self.pull, w)
+
+    def total(self, w: Any) -> Any:
+        norms = ops.sum(maps.group_norm(w, self.axis))
+        return self.l1 * ops.sum(magnitude(w)) + (self.group * self.group_weight(w)) * norms
+
+    def pull(self, w: Any, scale: Any) -> Any:
+        """`scale` times the gradient, with 0 at zero weights."""
+        share = over_norm(scale * self.group * self.group_weight(w), maps.group_norm(w, self.axis, keepdims=True))
+        return fused(lambda w, step, share: step * ops.sign(w) + share * w, w, scale * self.l1, share)
 
     def prox(self, w: Any, step: Any) -> Any:
         step = step_size(step)

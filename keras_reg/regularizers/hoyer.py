@@ -7,7 +7,10 @@ from keras import ops
 from keras_reg._registration import register
 from keras_reg._validation import non_negative
 from keras_reg.ops.dtypes import at_least, magnitude, tiny
-from keras_reg.regularizers.penalty import Penalty, is_zero, pair, with_gradient
+from keras_reg.ops.fused import fused
+from keras_reg.ops.gradients import may_branch, with_gradient
+from keras_reg.ops.groups import over_norm
+from keras_reg.regularizers.penalty import Penalty, is_zero, pair
 
 
 def refuse_proximal(penalty: Penalty) -> None:
@@ -48,36 +51,41 @@ class HoyerSquare(Penalty):
         return ops.zeros((), w.dtype) if is_zero(self.strength) else with_gradient(self.total, self.pull, w)
 
     def total(self, w: Any) -> Any:
-        _, total, squares, _ = _normalized(w)
-        return self.strength * ops.square(total) / squares
+        return self.strength * ops.square(_ratio_and_norm(w)[0])
 
     def pull(self, w: Any, scale: Any) -> Any:
         """`scale` times the gradient, with 0 at zero weights."""
-        size, total, squares, largest = _normalized(w)
-        ratio = total / squares
-        steepest = 2 * scale * self.strength * ratio / largest
-        return ops.sign(w) * (steepest - (steepest * ratio) * size)
+        ratio, norm = _ratio_and_norm(w)
+        step = over_norm(2 * scale * self.strength * ratio, norm)
+        return fused(lambda w, step, rate: step * (ops.sign(w) - rate * w), w, step, over_norm(ratio, norm))
 
     def subdiff_distance(self, w: Any, grad: Any) -> Any:
         w, grad = pair(w, grad)
-        _, total, squares, largest = _normalized(w)
-        at_zero = at_least(ops.absolute(grad) - 2 * self.strength * total / squares / largest, 0.0)
+        ratio, norm = _ratio_and_norm(w)
+        at_zero = at_least(ops.absolute(grad) - over_norm(2 * self.strength * ratio, norm), 0.0)
         # The zero vector is a minimum by a jump: no gradient moves it.
-        at_zero = ops.where(total == 0, ops.zeros_like(w), at_zero)
+        at_zero = ops.where(ratio == 0, ops.zeros_like(w), at_zero)
         return ops.where(ops.equal(w, 0), at_zero, ops.absolute(grad + self.pull(w, 1.0)))
 
     def get_config(self) -> dict:
         return {"strength": self.strength, **super().get_config()}
 
 
-def _normalized(w: Any) -> tuple[Any, Any, Any, Any]:
-    """Magnitudes over the largest one, their sum, the sum of their squares (1 at a zero vector), and the largest one."""
-    size = magnitude(w)
-    # The ratio of the sums does not depend on it: it is held constant.
-    largest = ops.stop_gradient(ops.max(size))
-    # Gradients go as 1 / largest: below this they would overflow.
-    zero = largest < tiny(w) * 1e6
-    largest = ops.where(zero, ops.ones_like(largest), largest)
-    size = size * ops.where(zero, ops.zeros_like(largest), 1 / largest)
-    squares = ops.sum(ops.square(size))
-    return size, ops.sum(size), ops.where(zero, ops.ones_like(squares), squares), largest
+def _ratio_and_norm(w: Any) -> tuple[Any, Any]:
+    """The sum of the magnitudes over the norm, and the norm; both 0 at a zero vector."""
+
+    def scaled():
+        # The ratio does not depend on it: it is held constant.
+        largest = ops.stop_gradient(ops.max(ops.absolute(w)))
+        # Gradients go as 1 / largest: below this they would overflow.
+        zero = largest < tiny(w) * 1e8
+        unit = magnitude(w) * ops.where(zero, ops.zeros_like(largest), 1 / ops.where(zero, ops.ones_like(largest), largest))
+        squares = ops.sum(ops.square(unit))
+        norm = ops.sqrt(ops.where(zero, ops.ones_like(squares), squares))
+        return ops.sum(unit) / norm, ops.where(zero, ops.zeros_like(norm), norm * largest)
+
+    if not may_branch(w):
+        return scaled()
+    total, squares = ops.sum(magnitude(w)), ops.sum(ops.square(w))
+    in_range = ops.logical_and(squares >= 1e-30, squares <= 1e30)  # so that none can have overflowed or vanished
+    return ops.cond(in_range, lambda: (total / ops.sqrt(squares), ops.sqrt(squares)), scaled)

@@ -1,10 +1,8 @@
 """The contract that every penalty keeps."""
 
 import copy
-import functools
 import math
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,8 +10,9 @@ from keras import KerasTensor, backend, ops
 
 from keras_reg._registration import register
 from keras_reg._validation import boolean, floating_tensor, non_negative
-from keras_reg.ops.dtypes import at_least, like, widen
+from keras_reg.ops.dtypes import at_least, like, magnitude, widen
 from keras_reg.ops.fused import fused
+from keras_reg.ops.gradients import with_gradient
 from keras_reg.regularizers.acting import Claim, awaits_its_optimizer, claim_in_force
 
 
@@ -230,70 +229,28 @@ def pair(w: Any, grad: Any) -> tuple[Any, Any]:
     return w, like(w, grad)
 
 
-def with_gradient(total: Callable, gradient: Callable, w: Any) -> Any:
-    """The scalar `total(w)`; on TensorFlow and PyTorch, with `gradient(w, upstream)` for its gradient.
-
-    There each operation passes over the weights, and the formula takes half the passes of the traced derivative. JAX and PyTorch's
-    compiler fuse them, and differentiate `total` itself.
-    """
-    if isinstance(w, KerasTensor) or backend.backend() not in ("tensorflow", "torch"):
-        return total(w)
-    if backend.backend() == "torch":
-        import torch
-
-        return total(w) if torch.compiler.is_compiling() else _torch_function().apply(w, total, gradient)
-
-    @ops.custom_gradient
-    def function(w):
-        return total(w), lambda upstream: gradient(w, upstream)
-
-    # An eager variable has to be read first: custom gradients take tensors.
-    return function(ops.cast(w, w.dtype))
-
-
-@functools.cache
-def _torch_function() -> Any:
-    import torch
-
-    class Formula(torch.autograd.Function):
-        """A value with a gradient given beside it, which can be differentiated again."""
-
-        generate_vmap_rule = True
-
-        @staticmethod
-        def forward(w, total, gradient):
-            return total(w)
-
-        @staticmethod
-        def setup_context(ctx, inputs, output):
-            w, _, ctx.gradient = inputs
-            ctx.save_for_backward(w)
-
-        @staticmethod
-        def backward(ctx, upstream):
-            return ctx.gradient(*ctx.saved_tensors, upstream), None, None
-
-    return Formula
-
-
 class Entrywise(Penalty):
-    """A sum over the weights of `phi(|w|)`: what all such penalties share, given `phi` and its slope."""
+    """A sum over the weights of a price of their magnitude: what all such penalties share, given the price and its slope."""
 
     radial = True
 
-    def total(self, w: Any) -> Any:
-        """The sum of `phi(|w|)`, without regard to how it differentiates."""
+    def price(self, size: Any) -> Any:
+        """What each weight pays, at magnitudes `size`."""
         raise NotImplementedError
 
     def slope(self, size: Any, scale: Any = 1.0) -> Any:
-        """`scale * phi'` at magnitudes `size`, from the right at 0; infinite there where every pull is resisted."""
+        """`scale` times the derivative of the price at magnitudes `size`, from the right at 0; infinite where every pull is resisted."""
         raise NotImplementedError
 
     def value(self, w: Any) -> Any:
         if is_zero(self.strength):
             return ops.zeros((), w.dtype)
-        # Sums stay with TensorFlow, which is faster at them than XLA on a CPU and loses fewer digits.
         return with_gradient(self.total, lambda w, upstream: fused(self.pull, w, upstream), w)
+
+    def total(self, w: Any) -> Any:
+        """The sum of the prices, without regard to how it differentiates."""
+        # The sum stays with TensorFlow, which is faster at it than XLA on a CPU and loses fewer digits.
+        return ops.sum(fused(lambda w: self.price(magnitude(w)), w))
 
     def pull(self, w: Any, scale: Any) -> Any:
         """`scale` times the gradient, with 0 at zero."""
