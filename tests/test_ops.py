@@ -12,6 +12,7 @@ from scipy.optimize import brentq
 from scipy.special import lambertw
 
 from keras_reg import ops as maps
+from keras_reg.testing.autodiff import compiled, value_and_gradient
 
 PENALTIES = {
     "soft": (lambda x, s, k: maps.soft_threshold(x, s * k), lambda u, k: k * u),
@@ -139,3 +140,19 @@ def test_weighted_block_threshold_takes_steps_of_zero():
     y = ops.convert_to_numpy(maps.weighted_block_soft_threshold(x, np.array([[0.0], [100.0]]), 1.0))
     assert y[0] == pytest.approx(3.0)
     assert 0 < y[1] < 0.2
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.0, 1e-25, 1e25])
+def test_norms_of_many_weights_hold_at_every_scale(scale):
+    """Where squares overflow or vanish in float32, and where a group is zero."""
+    from keras_reg.ops.fused import LARGE
+
+    values = np.random.default_rng(0).normal(size=(LARGE // 4, 4)) * np.array([1.0, 1e-3, scale, 1e3])
+    values = values.astype("float32")
+    norms = np.linalg.norm(values.astype("float64"), axis=0)
+    # Weighted, so that no group hides the others.
+    weights = np.arange(1, 5) / np.where(norms == 0, 1, norms)
+    function = compiled(lambda w: ops.sum(maps.group_norm(w, -1) * ops.convert_to_tensor(weights, "float32")))
+    total, gradient = value_and_gradient(function, values)
+    np.testing.assert_allclose(total, np.sum(norms * weights), rtol=1e-5)
+    np.testing.assert_allclose(gradient, values / np.where(norms == 0, 1, norms) * weights, rtol=1e-5)
