@@ -6,6 +6,7 @@ import itertools
 import os
 import socket
 import time
+import types
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -39,27 +40,38 @@ def _record_writer(path: str) -> Any:
 
 
 def scalar_record(tag: str, value: float) -> Any:
-    from tensorboard.compat.proto import summary_pb2
-
-    return summary_pb2.Summary.Value(tag=tag, simple_value=value)
+    return _protos().summary.Summary.Value(tag=tag, simple_value=value)
 
 
 def histogram_record(tag: str, edges: np.ndarray, counts: np.ndarray) -> Any:
-    from tensorboard.compat.proto import summary_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
-
     # TensorBoard's own checksum, in Python, is slow: half the bytes do where they hold the same numbers.
     exact = (edges.astype("float32") == edges).all() and counts.max(initial=0) <= 2**24
     rows = np.empty((len(counts), 3), "<f4" if exact else "<f8")
     rows[:, 0], rows[:, 1], rows[:, 2] = edges[:-1], edges[1:], counts
-    return summary_pb2.Summary.Value(
+    protos = _protos()
+    return protos.summary.Summary.Value(
         tag=tag,
         metadata=_histogram_metadata(),
-        tensor=tensor_pb2.TensorProto(
-            dtype=types_pb2.DT_FLOAT if exact else types_pb2.DT_DOUBLE,
-            tensor_shape=tensor_shape_pb2.TensorShapeProto(dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=n) for n in rows.shape]),
+        tensor=protos.tensor.TensorProto(
+            dtype=protos.types.DT_FLOAT if exact else protos.types.DT_DOUBLE,
+            tensor_shape=_histogram_shape(len(counts)),
             tensor_content=rows.tobytes(),
         ),
     )
+
+
+@functools.cache
+def _protos() -> Any:
+    """TensorBoard's messages; looked up once, as there are thousands of records to a logging."""
+    from tensorboard.compat.proto import summary_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
+
+    return types.SimpleNamespace(summary=summary_pb2, tensor=tensor_pb2, shape=tensor_shape_pb2, types=types_pb2)
+
+
+@functools.cache
+def _histogram_shape(bins: int) -> Any:
+    shape = _protos().shape.TensorShapeProto
+    return shape(dim=[shape.Dim(size=bins), shape.Dim(size=3)])
 
 
 @functools.cache

@@ -4,7 +4,6 @@ import os
 import re
 import warnings
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
@@ -176,17 +175,11 @@ class WeightHistogram(keras.callbacks.Callback):
             self._start()
         counts, records = {}, []
         write_here = write and self._file is not None
-
-        def measure(name, variable):
+        for name, variable in self._weights.items():
             values = read(variable)
-            own = count(values, self.near_zero, group_axis(variable))
-            return own, self._histograms(name, values, own) if write_here else []
-
-        # NumPy leaves the interpreter to others while it counts.
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
-            for name, (own, histograms) in zip(self._weights, threads.map(measure, self._weights, self._weights.values()), strict=True):
-                counts[name] = own
-                records += histograms
+            counts[name] = own = count(values, self.near_zero, group_axis(variable))
+            if write_here:
+                records += self._histograms(name, values, own)
         self._warn_of_non_finite(counts)
         penalties = {name: penalty(variable) for name, variable in self._penalised.items()}
         self._penalty = sum(value for value in penalties.values() if value is not None)

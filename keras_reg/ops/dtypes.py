@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from keras import backend, ops
+from keras import KerasTensor, backend, ops
 
 from keras_reg._validation import floating_tensor
 
@@ -31,12 +31,21 @@ def magnitude(x: Any) -> Any:
 
 
 def at_most(x: Any, bound: Any) -> Any:
-    """The smaller of the two; a NaN in `x` stays. (Keras's own `minimum` computes float64 in float32 on PyTorch.)"""
+    """The smaller of the two; a NaN in `x` stays."""
+    if backend.backend() == "torch" and not isinstance(x, KerasTensor):
+        import torch
+
+        # Keras's own computes float64 in float32.
+        return torch.minimum(x, like(x, bound))
     return ops.where(x > bound, bound, x)
 
 
 def at_least(x: Any, bound: Any) -> Any:
     """The larger of the two; a NaN in `x` stays."""
+    if backend.backend() == "torch" and not isinstance(x, KerasTensor):
+        import torch
+
+        return torch.maximum(x, like(x, bound))
     return ops.where(x < bound, bound, x)
 
 

@@ -41,7 +41,7 @@ def soft_threshold(x: Any, threshold: Any) -> Any:
     Reference: [Donoho, 1995](https://doi.org/10.1109/18.382009).
     """
     # What is clipped off is subtracted: an exact zero inside, and a NaN stays one.
-    return x - ops.clip(x, -threshold, threshold)
+    return x - at_most(at_least(x, -threshold), threshold)
 
 
 @_entrywise
