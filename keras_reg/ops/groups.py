@@ -154,33 +154,30 @@ def weighted_block_soft_threshold(x: Any, step: Any, threshold: Any, axis: int |
     def total(values):
         return ops.sum(values, axis=inside, keepdims=True) if inside else values
 
-    scale = ops.max(ops.absolute(x), axis=inside, keepdims=True) if inside else ops.absolute(x)
-    scale = ops.where(scale < tiny(x), ops.ones_like(scale), scale)
-    unit = x / scale
-    # step * threshold in units of the largest weight of the group, and never 0, which would be 0/0 at a weight of 0
-    pull = like(x, step) * (like(x, threshold) / scale) + like(x, tiny(x))
-    squares = ops.square(unit)
-    norm = ops.sqrt(total(squares))
-    # To first order in the pull, or else from below; from there on each step of Newton doubles the digits.
-    mean_pull = total(squares * pull) / ops.where(norm > 0, ops.square(norm), ops.ones_like(norm))
-    largest = ops.max(pull, axis=inside, keepdims=True) if inside else pull
-    root = norm - ops.where(2 * largest < norm, mean_pull, largest)
+    # In units of the norm of the group; a pull is never 0, which would be 0/0 at a weight of 0.
+    norm = group_norm(x, axis, keepdims=True)
+    norm = ops.where(norm < tiny(x), ops.ones_like(norm), norm)
+    unit = x / norm
+    pull = ops.broadcast_to(like(x, step) * (like(x, threshold) / norm) + like(x, tiny(x)), x.shape)
 
     def sums(root):
         offset = root + pull
         squares = ops.square(unit / offset)
         return total(squares), total(squares / offset)
 
-    root = norms_left(root, sums)
-    dead = total(ops.square(unit / pull)) <= 1
+    largest = ops.max(pull, axis=inside, keepdims=True) if inside else pull
+    root = norms_left(total(ops.square(unit) * pull), largest, sums)
+    # Where no pull outweighs the norm, the group is alive.
+    dead = ops.cond(ops.any(largest >= 1), lambda: total(ops.square(unit / pull)) <= 1, lambda: largest >= 1)
     return ops.cast(ops.where(dead, ops.zeros_like(x), x * (root / (root + pull))), dtype)
 
 
-def norms_left(start: Any, sums: Callable[[Any], tuple[Any, Any]]) -> Any:
-    """The roots `r` of `sum_i (x_i / (r + pull_i))**2 = 1`, one for each group, by Newton's method from a start not far above them.
+def norms_left(mean: Any, largest: Any, sums: Callable[[Any], tuple[Any, Any]]) -> Any:
+    """The roots `r` of `sum_i (x_i / (r + pull_i))**2 = 1`, one for each group of norm 1, by Newton's method.
 
     Args:
-        start: Where to start, in units of the size of the group.
+        mean: Of the pulls of a group, weighted by the squares of the weights.
+        largest: Of the pulls of a group.
         sums: For roots the sums over each group of `(x_i / (r + pull_i))**2`, and of these over `r + pull_i`.
     """
 
@@ -191,9 +188,10 @@ def norms_left(start: Any, sums: Callable[[Any], tuple[Any, Any]]) -> Any:
         better = at_least(better, _LOWEST_ROOT)
         return better, ops.max(ops.absolute(better - root) / better)
 
-    # What a step leaves is about the square of what it changed.
-    small = 1e-5 if backend.standardize_dtype(start.dtype) == "float32" else 1e-9
-    start = at_least(start, _LOWEST_ROOT), ops.ones((), start.dtype)
+    # The start is right to first order in the pulls, or else from below. What it leaves, as what a step leaves, is about a square: of
+    # the pulls, and of what the step changed.
+    small = 1e-5 if backend.standardize_dtype(largest.dtype) == "float32" else 1e-9
+    start = at_least(1 - ops.where(2 * largest < 1, mean, largest), _LOWEST_ROOT), 1.25 * ops.max(largest)
     return ops.while_loop(lambda root, change: change > small, improve, start, maximum_iterations=_GROUP_NEWTON_STEPS)[0]
 
 

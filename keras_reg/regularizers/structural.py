@@ -282,7 +282,7 @@ class Groups:
             terms = [square / ops.square(offset) for square, offset in zip(squares, offsets, strict=True)]
             return self.sums(terms), self.sums([term / offset for term, offset in zip(terms, offsets, strict=True)])
 
-        root = norms_left(1 - ops.where(2 * largest < 1, mean, largest), sums)
+        root = norms_left(mean, largest, sums)
         dead = self.sums([ops.square(unit / pull) for unit, pull in zip(units, pulls, strict=True)]) <= 1
         # Entries without a group have no pull, and stay.
         root = ops.where(dead, ops.zeros_like(root), root)
