@@ -2,11 +2,14 @@
 
     KERAS_BACKEND=jax python benchmarks/regularizers.py --model mlp
     python benchmarks/regularizers.py --backend all --model all --json times.json
+    python benchmarks/regularizers.py --backend torch --jit-compile
     python benchmarks/regularizers.py --backend all --memory
 
 Every round gives each model a turn of a few steps, in random order. A ratio compares a turn with that of Keras's L1 in the same
 round; reported are its median and quartiles over the rounds. "Keras L1 again" is a second model with the same penalty: how far its
-ratio is from 1 is the noise. `--memory` reports instead what a step adds to the memory of the process, on Linux.
+ratio is from 1 is the noise. `--jit-compile` compiles the steps, for which PyTorch needs a C++ compiler; without it PyTorch writes an
+array for every operation, of which L1 has the fewest. `--memory` reports instead what a step adds to the memory of the process, on
+Linux.
 """
 
 import argparse
@@ -78,10 +81,11 @@ MODELS = {"mlp": (mlp, (1024,), 256), "resnet50": (resnet50, (64, 64, 3), 16)}
 class Turns:
     """A compiled model, ready to take training steps on one batch."""
 
-    def __init__(self, build, penalty, x, y):
+    def __init__(self, build, penalty, x, y, jit_compile="auto"):
         self.model = build(penalty)
         # The plainest optimizer: any other makes the step longer and the share of the penalty smaller.
-        self.model.compile(keras.optimizers.SGD(1e-4), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        self.model.compile(keras.optimizers.SGD(1e-4), loss, jit_compile=jit_compile)
         self.x, self.y = keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(y)
         self.take(2)
 
@@ -102,14 +106,14 @@ def progress(text):
     print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def measure_times(name, penalties, rounds, steps, batch_size):
+def measure_times(name, penalties, rounds, steps, batch_size, jit_compile):
     """Milliseconds per step of every penalty in every round."""
     build, shape, size = MODELS[name]
     x, y = batch(shape, batch_size or size)
     turns = {}
     for penalty in penalties:
         progress(f"{name}: building with {penalty}")
-        turns[penalty] = Turns(build, PENALTIES[penalty][1](), x, y)
+        turns[penalty] = Turns(build, PENALTIES[penalty][1](), x, y, jit_compile)
     times = {penalty: [] for penalty in penalties}
     gc.disable()
     for count in range(rounds):
@@ -179,6 +183,7 @@ def main():
     parser.add_argument("--steps", type=int, default=5, help="steps in a turn")
     parser.add_argument("--batch-size", type=int, help="default: 256 for the MLP, 16 for ResNet-50")
     parser.add_argument("--penalties", nargs="+", choices=PENALTIES, default=list(PENALTIES), metavar="NAME", help=", ".join(PENALTIES))
+    parser.add_argument("--jit-compile", action="store_true", help="compile the steps (XLA on TensorFlow and JAX)")
     parser.add_argument("--memory", action="store_true", help="measure memory instead of time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="append for each model a line of JSON with all that was measured")
     args = parser.parse_args()
@@ -194,13 +199,18 @@ def main():
             subprocess.run([sys.executable, __file__, *rest], env=environment, check=True)
         return
 
+    if args.jit_compile and keras.backend.backend() == "torch":
+        import torch
+
+        # One process holds a compiled step for every penalty.
+        torch._dynamo.config.cache_size_limit = torch._dynamo.config.accumulated_cache_size_limit = 1024
     penalties = [p for p in PENALTIES if p == BASELINE or p in args.penalties]
     for name in MODELS if args.model == "all" else [args.model]:
         if args.memory:
             result = measure_memory(name, penalties, args.steps, args.batch_size)
             print_memory(name, result)
         else:
-            result = measure_times(name, penalties, args.rounds, args.steps, args.batch_size)
+            result = measure_times(name, penalties, args.rounds, args.steps, args.batch_size, args.jit_compile or "auto")
             print_times(name, result)
         if args.json:
             versions = {"backend": keras.backend.backend(), "keras": keras.__version__}

@@ -33,7 +33,7 @@ def group_size(x: Any, axis: int | tuple[int, ...]) -> Any:
     """Number of weights in a group: an integer, or a tensor where a size is known at run time alone."""
     _, inside = group_axes(axis, len(x.shape))
     shape = x.shape if None not in tuple(x.shape) else ops.shape(x)
-    return math.prod(shape[a] for a in inside)
+    return math.prod([shape[a] for a in inside])  # of a list: the compiler of PyTorch takes no generator
 
 
 def group_norm(x: Any, axis: int | tuple[int, ...] = -1, keepdims: bool = False) -> Any:
@@ -83,8 +83,8 @@ def _norms(x: Any, inside: tuple[int, ...]) -> Any:
 
 
 def _scaled_norms(x: Any, inside: tuple[int, ...]) -> Any:
-    # Any scale near the norm does; its own derivative cancels, so it is held constant.
-    scale = ops.stop_gradient(ops.max(ops.absolute(x), axis=inside, keepdims=True))
+    # Any scale near the norm does; its own derivative cancels, so it is held constant. (Keras's `max` is none for PyTorch's compiler.)
+    scale = ops.stop_gradient(ops.amax(ops.absolute(x), axis=inside, keepdims=True))
     scale = ops.where(scale < tiny(x), ops.ones_like(scale), scale)
     scaled = x * ops.stop_gradient(1 / scale)
     squares = ops.sum(ops.square(scaled), axis=inside, keepdims=True)
@@ -154,22 +154,25 @@ def weighted_block_soft_threshold(x: Any, step: Any, threshold: Any, axis: int |
     def total(values):
         return ops.sum(values, axis=inside, keepdims=True) if inside else values
 
-    # In units of the norm of the group; a pull is never 0, which would be 0/0 at a weight of 0.
     norm = group_norm(x, axis, keepdims=True)
     norm = ops.where(norm < tiny(x), ops.ones_like(norm), norm)
-    unit = x / norm
-    pull = ops.broadcast_to(like(x, step) * (like(x, threshold) / norm) + like(x, tiny(x)), x.shape)
+    step, threshold = like(x, step), like(x, threshold)
+
+    # Made anew from `x` and `step` wherever they are read, which takes less time than to keep them.
+    def pull():
+        # In units of the norm, and never 0, which would be 0/0 at a weight of 0.
+        return step * (threshold / norm) + like(x, tiny(x))
 
     def sums(root):
-        offset = root + pull
-        squares = ops.square(unit / offset)
-        return total(squares), total(squares / offset)
+        squares = ops.square(x / (norm * (root + pull())))
+        return total(squares), total(squares / (root + pull()))
 
-    largest = ops.max(pull, axis=inside, keepdims=True) if inside else pull
-    root = norms_left(total(ops.square(unit) * pull), largest, sums)
+    largest = ops.broadcast_to(pull(), x.shape)
+    largest = ops.amax(largest, axis=inside, keepdims=True) if inside else largest
+    root = norms_left(total(ops.square(x / norm) * pull()), largest, sums)
     # Where no pull outweighs the norm, the group is alive.
-    dead = ops.cond(ops.any(largest >= 1), lambda: total(ops.square(unit / pull)) <= 1, lambda: largest >= 1)
-    return ops.cast(ops.where(dead, ops.zeros_like(x), x * (root / (root + pull))), dtype)
+    dead = ops.cond(ops.any(largest >= 1), lambda: total(ops.square(x / (norm * pull()))) <= 1, lambda: largest >= 1)
+    return ops.cast(ops.where(dead, ops.zeros_like(x), x * (root / (root + pull()))), dtype)
 
 
 def norms_left(mean: Any, largest: Any, sums: Callable[[Any], tuple[Any, Any]]) -> Any:
@@ -186,12 +189,12 @@ def norms_left(mean: Any, largest: Any, sums: Callable[[Any], tuple[Any, Any]]) 
         # Newton's step on 1/||x/(r + pull)|| = 1, which is concave, and linear where the pulls of a group agree.
         better = root + square * (ops.sqrt(square) - 1) / ops.where(slope > 0, slope, ops.ones_like(slope))
         better = at_least(better, _LOWEST_ROOT)
-        return better, ops.max(ops.absolute(better - root) / better)
+        return better, ops.amax(ops.absolute(better - root) / better)
 
     # The start is right to first order in the pulls, or else from below. What it leaves, as what a step leaves, is about a square: of
     # the pulls, and of what the step changed.
     small = 1e-5 if backend.standardize_dtype(largest.dtype) == "float32" else 1e-9
-    start = at_least(1 - ops.where(2 * largest < 1, mean, largest), _LOWEST_ROOT), 1.25 * ops.max(largest)
+    start = at_least(1 - ops.where(2 * largest < 1, mean, largest), _LOWEST_ROOT), 1.25 * ops.amax(largest)
     return ops.while_loop(lambda root, change: change > small, improve, start, maximum_iterations=_GROUP_NEWTON_STEPS)[0]
 
 

@@ -284,11 +284,15 @@ class Proximal(keras.optimizers.Optimizer):
 
     def _apply_prox(self, variable: Any, rate: Any) -> None:
         _, strength = self._claims[self._var_key(variable)]
-        step = rate = ops.cast(rate, strength.dtype)
-        if self.metric == "preconditioned":
-            step = step_sizes.preconditioned(self.inner_optimizer)(self.inner_optimizer, variable, rate)
+        penalty = variable.regularizer.at_strength(ops.convert_to_tensor(strength))
+
+        def prox(before, rate):
+            own = step_sizes.preconditioned(self.inner_optimizer) if self.metric == "preconditioned" else None
+            return penalty.prox(before, rate if own is None else own(self.inner_optimizer, variable, rate))
+
+        rate = ops.cast(rate, strength.dtype)
         before = ops.stop_gradient(variable.value)
-        after = fused(variable.regularizer.at_strength(ops.convert_to_tensor(strength)).prox, before, step)
+        after = fused(prox, before, rate)
         step_sizes.remember(self.inner_optimizer, variable, before, after, rate)
         variable.assign(after)
 

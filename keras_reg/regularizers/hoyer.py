@@ -76,7 +76,7 @@ def _ratio_and_norm(w: Any) -> tuple[Any, Any]:
 
     def scaled():
         # The ratio does not depend on it: it is held constant.
-        largest = ops.stop_gradient(ops.max(ops.absolute(w)))
+        largest = ops.stop_gradient(ops.amax(ops.absolute(w)))
         # Gradients go as 1 / largest: below this they would overflow.
         zero = largest < tiny(w) * 1e8
         unit = magnitude(w) * ops.where(zero, ops.zeros_like(largest), 1 / ops.where(zero, ops.ones_like(largest), largest))
