@@ -21,25 +21,34 @@ BLOCK = 2**19  # entries
 SMALL = 2**16  # entries; below, PyTorch's own loss, whose additional passes are short, has less to do around them
 
 
-def smoothed_crossentropy(logits: Any, labels: Any, weight: float | Any, spread: float | np.ndarray) -> Any:
+def smoothed_crossentropy(logits: Any, labels: Any, weight: float | Any, spread: float | np.ndarray, exists: Any = None) -> Any:
     """The loss at every position.
 
     Args:
         logits: `(..., classes)`, float32 or wider.
-        labels: `(...)`, class ids that exist.
+        labels: `(...)`, class ids from 0 to `classes - 1`.
         weight: What `-log p[label]` is multiplied with: one number for all, or `(...)`, in the dtype of `logits`.
         spread: What each `-log p[k]` is multiplied with: one number for all, or `(classes,)`.
+        exists: `(...)`, booleans, or `None`: where it is false, loss and gradient are NaN.
     """
     forms = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
     if isinstance(logits, KerasTensor) or isinstance(labels, KerasTensor) or backend.backend() not in forms:
-        return mixed(ops.log_softmax(logits), labels, weight, spread)
+        return mixed(ops.log_softmax(logits), labels, nan_unless(exists, weight, logits), spread)
     classes, shape = logits.shape[-1], ops.shape(labels)
-    form = _tensorflow_compiled if worth_compiling(logits) else forms[backend.backend()]
+    if worth_compiling(logits):  # which makes the weights where it reads them
+        form = functools.partial(_tensorflow_compiled, exists=None if exists is None else ops.reshape(exists, (-1,)))
+    else:
+        form, weight = forms[backend.backend()], nan_unless(exists, weight, logits)
     if len(labels.shape) == 1 or backend.backend() == "jax":  # which fuses less across a change of shape
         return form(logits, labels, weight, spread)
     weight = weight if isinstance(weight, float) else ops.reshape(weight, (-1,))
     loss = form(ops.reshape(logits, (-1, classes)), ops.reshape(labels, (-1,)), weight, spread)
     return ops.reshape(loss, shape)
+
+
+def nan_unless(exists: Any, weight: float | Any, logits: Any) -> Any:
+    """`weight`, NaN where `exists` is false."""
+    return weight if exists is None else ops.where(exists, like(logits, weight), like(logits, float("nan")))
 
 
 def mixed(scores: Any, labels: Any, weight: Any, spread: float | np.ndarray, *shifts: Any) -> Any:
@@ -99,13 +108,14 @@ def _tensorflow(logits, labels, weight, spread):
     return loss(logits)
 
 
-def _tensorflow_compiled(logits, labels, weight, spread):
+def _tensorflow_compiled(logits, labels, weight, spread, exists):
     import tensorflow as tf
 
-    classes = logits.shape[-1]
+    classes, given = logits.shape[-1], weight
 
     # Both at once: the exponentials, which cost most, are then written where the gradient will be.
     def loss_and_slope(logits, labels):
+        weight = nan_unless(exists, given, logits)
         top = tf.reduce_max(logits, axis=-1)
         powers = tf.exp(logits - top[:, None])
         norm = tf.reduce_sum(powers, axis=-1)

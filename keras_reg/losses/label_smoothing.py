@@ -10,7 +10,7 @@ from keras import KerasTensor, ops
 from keras_reg._labels import checked_ids, classes_last
 from keras_reg._registration import register
 from keras_reg._validation import boolean, non_negative, one_of, real_number
-from keras_reg.losses.crossentropy import log_probabilities, mixed, smoothed_crossentropy
+from keras_reg.losses.crossentropy import log_probabilities, mixed, nan_unless, smoothed_crossentropy
 from keras_reg.ops.dtypes import like, widen
 
 CONVENTIONS = ("uniform", "others")
@@ -70,15 +70,13 @@ def losses_of(y_true, y_pred, label_smoothing, from_logits, ignore_class, class_
 
     labels, exists, counted = checked_ids(y_true, y_pred.shape[-1], ignore_class)
     weight = kept if class_weight is None else kept * ops.take(like(y_pred, class_weight), labels)
-    if exists is not None:
-        weight = ops.where(exists, like(y_pred, weight), like(y_pred, float("nan")))
     if counted is not None:
         # Whatever stands at an ignored position, even a NaN, it has no gradient.
         y_pred = ops.where(ops.expand_dims(counted, -1), y_pred, ops.ones_like(y_pred))
     if from_logits:
-        loss = smoothed_crossentropy(y_pred, labels, weight, spread)
+        loss = smoothed_crossentropy(y_pred, labels, weight, spread, exists)
     else:
-        loss = mixed(log_probabilities(y_pred), labels, weight, spread)
+        loss = mixed(log_probabilities(y_pred), labels, nan_unless(exists, weight, y_pred), spread)
     if confidence_penalty:
         loss = loss + confidence_penalty * negative_entropy(y_pred, from_logits)
     loss = loss if counted is None else ops.where(counted, loss, ops.zeros_like(loss))
