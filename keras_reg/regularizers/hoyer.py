@@ -9,7 +9,6 @@ from keras_reg._validation import non_negative
 from keras_reg.ops.dtypes import at_least, magnitude, tiny
 from keras_reg.ops.fused import fused
 from keras_reg.ops.gradients import may_branch, with_gradient
-from keras_reg.ops.groups import over_norm
 from keras_reg.regularizers.penalty import Penalty, is_zero, pair
 
 
@@ -51,41 +50,43 @@ class HoyerSquare(Penalty):
         return ops.zeros((), w.dtype) if is_zero(self.strength) else with_gradient(self.total, self.pull, w)
 
     def total(self, w: Any) -> Any:
-        return self.strength * ops.square(_ratio_and_norm(w)[0])
+        total, squares, _ = _sums(w)
+        return self.strength * ops.square(total) / squares
 
     def pull(self, w: Any, scale: Any) -> Any:
         """`scale` times the gradient, with 0 at zero weights."""
-        ratio, norm = _ratio_and_norm(w)
-        step = over_norm(2 * scale * self.strength * ratio, norm)
-        return fused(lambda w, step, rate: step * (ops.sign(w) - rate * w), w, step, over_norm(ratio, norm))
+        total, squares, unit = _sums(w)
+        ratio = total / squares
+        step = 2 * scale * self.strength * ratio / unit
+        return fused(lambda w, step, rate: step * (ops.sign(w) - rate * w), w, step, ratio / unit)
 
     def subdiff_distance(self, w: Any, grad: Any) -> Any:
         w, grad = pair(w, grad)
-        ratio, norm = _ratio_and_norm(w)
-        at_zero = at_least(ops.absolute(grad) - over_norm(2 * self.strength * ratio, norm), 0.0)
+        total, squares, unit = _sums(w)
+        at_zero = at_least(ops.absolute(grad) - 2 * self.strength * total / squares / unit, 0.0)
         # The zero vector is a minimum by a jump: no gradient moves it.
-        at_zero = ops.where(ratio == 0, ops.zeros_like(w), at_zero)
+        at_zero = ops.where(total == 0, ops.zeros_like(w), at_zero)
         return ops.where(ops.equal(w, 0), at_zero, ops.absolute(grad + self.pull(w, 1.0)))
 
     def get_config(self) -> dict:
         return {"strength": self.strength, **super().get_config()}
 
 
-def _ratio_and_norm(w: Any) -> tuple[Any, Any]:
-    """The sum of the magnitudes over the norm, and the norm; both 0 at a zero vector."""
+def _sums(w: Any) -> tuple[Any, Any, Any]:
+    """The sum of the magnitudes and that of the squares (1 at a zero vector), of weights in a unit, and this unit."""
 
     def scaled():
-        # The ratio does not depend on it: it is held constant.
+        # The penalty does not depend on it: it is held constant.
         largest = ops.stop_gradient(ops.amax(ops.absolute(w)))
         # Gradients go as 1 / largest: below this they would overflow.
         zero = largest < tiny(w) * 1e8
-        unit = magnitude(w) * ops.where(zero, ops.zeros_like(largest), 1 / ops.where(zero, ops.ones_like(largest), largest))
-        squares = ops.sum(ops.square(unit))
-        norm = ops.sqrt(ops.where(zero, ops.ones_like(squares), squares))
-        return ops.sum(unit) / norm, ops.where(zero, ops.zeros_like(norm), norm * largest)
+        unit = ops.where(zero, ops.ones_like(largest), largest)
+        size = magnitude(w) * ops.where(zero, ops.zeros_like(unit), 1 / unit)
+        squares = ops.sum(ops.square(size))
+        return ops.sum(size), ops.where(zero, ops.ones_like(squares), squares), unit
 
     if not may_branch(w):
         return scaled()
     total, squares = ops.sum(magnitude(w)), ops.sum(ops.square(w))
-    in_range = ops.logical_and(squares >= 1e-30, squares <= 1e30)  # so that none can have overflowed or vanished
-    return ops.cond(in_range, lambda: (total / ops.sqrt(squares), ops.sqrt(squares)), scaled)
+    in_range = ops.logical_and(squares >= 1e-25, squares <= 1e25)  # so that none of them can have overflowed or vanished
+    return ops.cond(in_range, lambda: (total, squares, ops.ones_like(squares)), scaled)
