@@ -7,7 +7,7 @@ import pytest
 from cases import mcp, norms, scad
 from hypothesis import given
 from hypothesis import strategies as st
-from keras import ops
+from keras import KerasTensor, ops
 from scipy.optimize import brentq
 from scipy.special import lambertw
 
@@ -156,3 +156,20 @@ def test_norms_of_many_weights_hold_at_every_scale(scale):
     total, gradient = value_and_gradient(function, values)
     np.testing.assert_allclose(total, np.sum(norms * weights), rtol=1e-5)
     np.testing.assert_allclose(gradient, values / np.where(norms == 0, 1, norms) * weights, rtol=1e-5)
+
+
+def test_a_group_dies_whatever_the_step_of_its_zeros():
+    x = np.array([[0.0], [1e-3]], "float32")
+    y = maps.weighted_block_soft_threshold(x, np.array([[0.0], [1e6]], "float32"), 1.0)
+    np.testing.assert_array_equal(ops.convert_to_numpy(y), 0)
+
+
+def test_the_threshold_has_a_gradient():
+    x = np.array([-3.0, -0.5, 0.5, 4.0, 5.0], "float32")
+    _, gradient = value_and_gradient(lambda threshold: ops.sum(maps.soft_threshold(x, threshold)), np.array(1.0, "float32"))
+    assert gradient == pytest.approx(1 - 2)  # each weight beyond it moves with it towards zero
+
+
+def test_symbolic_weights_are_taken():
+    assert maps.soft_threshold(KerasTensor((3, 2)), 0.5).shape == (3, 2)
+    assert maps.group_norm(KerasTensor((3, 2)), -1).shape == (2,)

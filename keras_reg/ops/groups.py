@@ -164,14 +164,14 @@ def weighted_block_soft_threshold(x: Any, step: Any, threshold: Any, axis: int |
         return step * (threshold / norm) + like(x, tiny(x))
 
     def sums(root):
-        squares = ops.square(x / (norm * (root + pull())))
+        squares = ops.square((x / norm) / (root + pull()))
         return total(squares), total(squares / (root + pull()))
 
     largest = ops.broadcast_to(pull(), x.shape)
     largest = ops.amax(largest, axis=inside, keepdims=True) if inside else largest
     root = norms_left(total(ops.square(x / norm) * pull()), largest, sums)
     # Where no pull outweighs the norm, the group is alive.
-    dead = ops.cond(ops.any(largest >= 1), lambda: total(ops.square(x / (norm * pull()))) <= 1, lambda: largest >= 1)
+    dead = ops.cond(ops.any(largest >= 1), lambda: total(ops.square((x / norm) / pull())) <= 1, lambda: largest >= 1)
     return ops.cast(ops.where(dead, ops.zeros_like(x), x * (root / (root + pull()))), dtype)
 
 
@@ -200,4 +200,4 @@ def norms_left(mean: Any, largest: Any, sums: Callable[[Any], tuple[Any, Any]]) 
 
 _LOW, _HIGH = 1e-15, 1e15  # norms between them come of squares that float32 holds
 _GROUP_NEWTON_STEPS = 12  # 10 reach float64 precision with steps over eight decades
-_LOWEST_ROOT = 1e-12  # relative to the largest weight of the group
+_LOWEST_ROOT = 1e-12  # relative to the norm of the group

@@ -3,10 +3,9 @@
 import functools
 from typing import Any
 
-from keras import backend, ops
+from keras import ops
 
 from keras_reg.ops.dtypes import at_least, at_most, like, widen
-from keras_reg.ops.gradients import may_branch
 
 
 def _entrywise(function):
@@ -42,8 +41,6 @@ def soft_threshold(x: Any, threshold: Any) -> Any:
     Reference: [Donoho, 1995](https://doi.org/10.1109/18.382009).
     """
     # What is clipped off is subtracted: an exact zero inside, and a NaN stays one.
-    if backend.backend() == "torch" and not threshold.shape and may_branch(threshold):
-        return x - x.clamp(-threshold.item(), threshold.item())  # numbers take one pass, and tensors two
     return x - at_most(at_least(x, -threshold), threshold)
 
 

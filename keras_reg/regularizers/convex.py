@@ -203,7 +203,7 @@ class L1L2(Entrywise):
         return self.l1 + self.l2
 
     def price(self, size: Any) -> Any:
-        return size * (self.l1 + self.l2 * size)
+        return self.l1 * size if is_zero(self.l2) else size * (self.l1 + self.l2 * size)
 
     def prox(self, w: Any, step: Any) -> Any:
         step = step_size(step)

@@ -262,8 +262,12 @@ class SparseGroupLasso(GroupPenalty):
         return ops.zeros((), w.dtype) if is_zero(self.strength) else with_gradient(self.total, self.pull, w)
 
     def total(self, w: Any) -> Any:
-        norms = ops.sum(maps.group_norm(w, self.axis))
-        return self.l1 * ops.sum(magnitude(w)) + (self.group * self.group_weight(w)) * norms
+        parts = []
+        if not is_zero(self.l1):
+            parts.append(self.l1 * ops.sum(magnitude(w)))
+        if not is_zero(self.group):
+            parts.append(self.group * self.group_weight(w) * ops.sum(maps.group_norm(w, self.axis)))
+        return sum(parts)
 
     def pull(self, w: Any, scale: Any) -> Any:
         """`scale` times the gradient, with 0 at zero weights."""
