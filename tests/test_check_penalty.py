@@ -104,6 +104,11 @@ class OneStepForAll(GroupLasso):
         return super().prox(w, ops.mean(step) if np.shape(step) else step)
 
 
+class SeparatesTheWeightsOfAGroup(GroupLasso):
+    def separable_axes(self, rank):
+        return tuple(range(rank))
+
+
 class WrongSubdifferential(L1):
     def slope(self, size):
         return 1.5 * self.l1 * ops.ones_like(size)
@@ -133,6 +138,7 @@ class WrongSubdifferential(L1):
         (NoProxButAccepted(0.5), "a penalty without a prox refuses"),
         (HardForLasso(0.5), "the prox minimises its objective'"),
         (OneStepForAll(0.5), "with a step for each weight"),
+        (SeparatesTheWeightsOfAGroup(0.5), "the prox takes every slice along separable_axes by itself"),
         (WrongSubdifferential(0.5), "the gradient agrees with subdiff_distance"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Penalty) else "",

@@ -24,6 +24,10 @@ def proximal_model(inner, metric="auto", penalty=None, dtype=None, **compile_arg
     return model
 
 
+def proximal(penalty):
+    return type(penalty).from_config({**penalty.get_config(), "proximal": True})
+
+
 @pytest.mark.parametrize(("name", "metric"), COMBINATIONS)
 def test_a_step_is_the_inner_step_and_a_soft_threshold(name, metric):
     model = proximal_model(OPTIMIZERS[name](), metric)
@@ -61,6 +65,50 @@ def test_ways_to_run_agree(inner, arguments):
     batches = [(X[:16], Y[:16]), (X[16:], Y[16:])] * 4
     metric = "euclidean" if inner.startswith("SGD") else "preconditioned"
     np.testing.assert_allclose(kernel(model), reference(OPTIMIZERS[inner](), metric, 8, batches), rtol=2e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("inner", ["SGD-momentum", "Adam", "Ftrl"])
+@pytest.mark.parametrize(
+    "penalty",
+    [L1(1e-3), MCP(1e-3), GroupLasso(0.03, axis=-1), GroupLasso(0.03, axis=-2), SparseGroupLasso(1e-3, 1e-3)],
+    ids=repr,
+)
+def test_large_weights_in_parts_are_the_same_as_whole(inner, penalty, monkeypatch):
+    """What PyTorch takes in parts, in place, and TensorFlow compiles."""
+    weights = []
+    monkeypatch.setattr("keras_reg.ops.fused.PART", 1000)
+    for large in (1, 10**9):
+        monkeypatch.setattr("keras_reg.ops.fused.LARGE", large)
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((120,)), layers.Dense(110, kernel_regularizer=proximal(penalty)), layers.Dense(2)])
+        model.compile(Proximal(OPTIMIZERS[inner]()), "mse")
+        start = model.layers[0].get_weights()[0]
+        model.layers[0].kernel.assign(start * np.geomspace(1, 1e-3, 110) * np.geomspace(1, 1e-3, 120)[:, None])
+        x = np.random.default_rng(0).normal(size=(32, 120)).astype("float32")
+        for _ in range(3):
+            model.train_on_batch(x, Y)
+        weights.append(model.layers[0].get_weights()[0])
+    np.testing.assert_allclose(weights[0], weights[1], rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(weights[0] == 0, weights[1] == 0)
+    assert 0 < np.mean(weights[0] == 0) < 1
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="Keras has no stateless step on TensorFlow")
+def test_a_stateless_step_leaves_what_it_is_given(monkeypatch):
+    monkeypatch.setattr("keras_reg.ops.fused.LARGE", 1)
+    model = network(L1(STRENGTH, proximal=True))
+    optimizer = Proximal("sgd")
+    optimizer.build(model.trainable_variables)
+    values = [keras.ops.copy(v) for v in model.trainable_variables]
+    before = [np.array(keras.ops.convert_to_numpy(v)) for v in values]
+    memory = [keras.ops.copy(v) for v in optimizer.variables]
+    after, _ = optimizer.stateless_apply(memory, [keras.ops.zeros_like(v) for v in values], values)
+    for old, value in zip(before, values, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(value), old)
+    threshold = 0.01 * STRENGTH
+    expected = np.sign(before[0]) * np.maximum(np.abs(before[0]) - threshold, 0)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(after[0]), expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(kernel(model), before[0])
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "preconditioned"])

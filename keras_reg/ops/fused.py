@@ -1,13 +1,17 @@
 """Few passes over large weights, where each operation would make one of its own."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras import backend
 
+from keras_reg.ops.gradients import may_branch
+
 LARGE = 2**16
 """Number of entries from which on a saved pass is worth the time to compile."""
+PART = 2**18
+"""Number of entries of which a processor's cache holds a few copies."""
 BATCH = 32
 """What an unknown batch size counts as."""
 
@@ -18,6 +22,25 @@ def fused(function: Callable, x: Any, *others: Any) -> Any:
     JAX compiles everything so. Eager tensors are left alone.
     """
     return compiled(function)(x, *others) if worth_compiling(x) else function(x, *others)
+
+
+def in_place(function: Callable, axes: Sequence[int], x: Any, *others: Any) -> bool:
+    """Write `function(x, *others)` into `x`, where that saves time; `False` where it does not, and was not done.
+
+    It does on a processor of PyTorch's, where a new array for every operation costs more than the arithmetic: a part at a time, of which
+    the cache holds a few copies.
+
+    Args:
+        axes: Those of `x` along which the function takes every slice by itself.
+        others: Arrays of the shape of `x`.
+    """
+    if backend.backend() != "torch" or not axes or not may_branch(x) or x.numel() < LARGE:
+        return False
+    axis = max(axes, key=lambda axis: x.shape[axis])
+    length = max(1, PART * x.shape[axis] // x.numel())
+    for part, *rest in zip(*(array.split(length, axis) for array in (x, *others)), strict=True):
+        part.copy_(function(part, *rest))
+    return True
 
 
 def compiled(function: Callable) -> Callable:

@@ -53,6 +53,13 @@ def _torch_function() -> Any:
     return Formula
 
 
+def branch(condition: Any, then: Callable, otherwise: Callable) -> Any:
+    """`ops.cond`, which on PyTorch takes longer than the arithmetic that it spares."""
+    if backend.backend() == "torch" and may_branch(condition):
+        return then() if condition else otherwise()
+    return ops.cond(condition, then, otherwise)
+
+
 def may_branch(x: Any) -> bool:
     """Whether what is computed next may depend on the values of `x`: not where Keras, JAX or PyTorch traces or maps, nor on a GPU of
     PyTorch's, which would have to be waited for."""

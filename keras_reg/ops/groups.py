@@ -9,7 +9,7 @@ from keras import backend, ops
 
 from keras_reg.ops.dtypes import at_least, like, magnitude, tiny, widen
 from keras_reg.ops.fused import fused
-from keras_reg.ops.gradients import may_branch, with_gradient
+from keras_reg.ops.gradients import branch, may_branch, with_gradient
 
 
 def group_axes(axis: int | tuple[int, ...], rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -79,7 +79,7 @@ def _norms(x: Any, inside: tuple[int, ...]) -> Any:
         return _scaled_norms(x, inside)
     norm = ops.sqrt(ops.sum(ops.square(x), axis=inside, keepdims=True))
     in_range = ops.all(ops.logical_and(norm >= _LOW, norm <= _HIGH))
-    return ops.cond(in_range, lambda: norm, lambda: _scaled_norms(x, inside))
+    return branch(in_range, lambda: norm, lambda: _scaled_norms(x, inside))
 
 
 def _scaled_norms(x: Any, inside: tuple[int, ...]) -> Any:
@@ -158,20 +158,26 @@ def weighted_block_soft_threshold(x: Any, step: Any, threshold: Any, axis: int |
     norm = ops.where(norm < tiny(x), ops.ones_like(norm), norm)
     step, threshold = like(x, step), like(x, threshold)
 
-    # Made anew from `x` and `step` wherever they are read, which takes less time than to keep them.
+    # In units of the norm. Where operations are fused, they are made anew wherever they are read, which takes less time than to keep them.
+    def unit():
+        return x / norm
+
     def pull():
-        # In units of the norm, and never 0, which would be 0/0 at a weight of 0.
+        # Never 0, which would be 0/0 at a weight of 0.
         return step * (threshold / norm) + like(x, tiny(x))
 
+    if backend.backend() == "torch":
+        unit, pull = (lambda kept=function(): kept for function in (unit, pull))
+
     def sums(root):
-        squares = ops.square((x / norm) / (root + pull()))
+        squares = ops.square(unit() / (root + pull()))
         return total(squares), total(squares / (root + pull()))
 
     largest = ops.broadcast_to(pull(), x.shape)
     largest = ops.amax(largest, axis=inside, keepdims=True) if inside else largest
-    root = norms_left(total(ops.square(x / norm) * pull()), largest, sums)
+    root = norms_left(total(ops.square(unit()) * pull()), largest, sums)
     # Where no pull outweighs the norm, the group is alive.
-    dead = ops.cond(ops.any(largest >= 1), lambda: total(ops.square((x / norm) / pull())) <= 1, lambda: largest >= 1)
+    dead = branch(ops.any(largest >= 1), lambda: total(ops.square(unit() / pull())) <= 1, lambda: largest >= 1)
     return ops.cast(ops.where(dead, ops.zeros_like(x), x * (root / (root + pull()))), dtype)
 
 

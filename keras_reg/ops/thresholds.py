@@ -112,13 +112,11 @@ def mcp_threshold(x: Any, step: Any, strength: Any, gamma: Any) -> Any:
 
     Reference: [Zhang, 2010](https://arxiv.org/abs/1002.4734).
     """
-    size = ops.absolute(x)
-    knee = gamma * strength
     firm_is_valid = step < gamma
     gap = ops.where(firm_is_valid, gamma - step, gamma)
-    # Rounding may carry the line past its end when the step almost equals gamma.
-    line = at_most(ops.absolute(soft_threshold(x, step * strength)) * (gamma / gap), knee)
-    firm = ops.where(size > knee, x, ops.sign(x) * line)
+    # The line of slope above 1 meets `x` at `gamma * strength`.
+    size = at_most(ops.absolute(soft_threshold(x, step * strength)) * (gamma / gap), ops.absolute(x))
+    firm = ops.sign(x) * size
     return ops.where(firm_is_valid, firm, hard_threshold(x, strength * ops.sqrt(step * gamma)))
 
 

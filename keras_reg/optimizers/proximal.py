@@ -9,7 +9,7 @@ from keras import backend, ops
 from keras_reg._registration import register
 from keras_reg._validation import non_negative, one_of
 from keras_reg.ops.dtypes import widen
-from keras_reg.ops.fused import fused
+from keras_reg.ops.fused import fused, in_place
 from keras_reg.optimizers import step_sizes
 from keras_reg.regularizers import Penalty, StructuralGroupLasso
 from keras_reg.regularizers.acting import Claim
@@ -286,23 +286,32 @@ class Proximal(keras.optimizers.Optimizer):
         _, strength = self._claims[self._var_key(variable)]
         penalty = variable.regularizer.at_strength(ops.convert_to_tensor(strength))
 
-        def prox(before, rate):
-            own = step_sizes.preconditioned(self.inner_optimizer) if self.metric == "preconditioned" else None
-            return penalty.prox(before, rate if own is None else own(self.inner_optimizer, variable, rate))
-
         rate = ops.cast(rate, strength.dtype)
+        step, *slots = self._step(variable, rate)
+
+        def prox(x, *slots):
+            return penalty.prox(x, step(*slots))
+
         before = ops.stop_gradient(variable.value)
-        after = fused(prox, before, rate)
+        # In a stateless scope the value is not the variable's own.
+        own = variable.value is variable._value and not step_sizes.remembers(self.inner_optimizer)
+        if own and in_place(prox, penalty.separable_axes(len(variable.shape)), before, *slots):
+            return
+        after = fused(prox, before, *slots)
         step_sizes.remember(self.inner_optimizer, variable, before, after, rate)
         variable.assign(after)
+
+    def _step(self, variable: Any, rate: Any) -> tuple:
+        """A function that makes the step, and the arrays that it takes."""
+        if self.metric == "euclidean":
+            return (lambda: rate,)
+        return step_sizes.preconditioned(self.inner_optimizer)(self.inner_optimizer, variable, rate)
 
     def _apply_to_all(self, partners: Sequence[Any], rate: Any) -> None:
         """The prox of a penalty on several weights together."""
         _, strength = self._claims[self._var_key(partners[0])]
         rate = ops.cast(rate, strength.dtype)
-        steps = [rate] * len(partners)
-        if self.metric == "preconditioned":
-            steps = [step_sizes.preconditioned(self.inner_optimizer)(self.inner_optimizer, variable, rate) for variable in partners]
+        steps = [step(*slots) for step, *slots in (self._step(variable, rate) for variable in partners)]
         groups = Groups.of([(variable.regularizer, tuple(variable.shape)) for variable in partners])
         before = [ops.stop_gradient(variable.value) for variable in partners]
         after = groups.prox([ops.cast(values, strength.dtype) for values in before], steps, ops.convert_to_tensor(strength))

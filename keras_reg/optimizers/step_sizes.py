@@ -26,8 +26,9 @@ def accumulated(inner: Any, past: Any, learning_rate: Any) -> tuple[Any, Any]:
     return total, momentum(inner) * total + learning_rate if getattr(inner, "nesterov", False) else total
 
 
-def preconditioned(inner: Any) -> Callable[[Any, Any, Any], Any] | None:
-    """`step(inner, variable, rate)` with a step for every weight, or `None` where the optimizer has no diagonal metric.
+def preconditioned(inner: Any) -> Callable[[Any, Any, Any], tuple] | None:
+    """`step, *slots = result(inner, variable, rate)`, where `step(*slots)` has one for every weight and each comes of the same entry of
+    the slots; `None` where the optimizer has no diagonal metric.
 
     To be called after the update, before the iterations are counted on.
     """
@@ -37,54 +38,61 @@ def preconditioned(inner: Any) -> Callable[[Any, Any, Any], Any] | None:
     return None
 
 
-def _slot(inner: Any, slots: list, variable: Any, like: Any) -> Any:
-    return ops.cast(slots[inner._get_variable_index(variable)].value, like.dtype)
-
-
 def _power(base: float, inner: Any, like: Any) -> Any:
     return ops.power(ops.cast(base, like.dtype), ops.cast(inner.iterations + 1, like.dtype))
 
 
-def _adam(inner: Any, variable: Any, rate: Any) -> Any:
+def _adam(inner: Any, variable: Any, rate: Any) -> tuple:
     slots = inner._velocity_hats if getattr(inner, "amsgrad", False) else inner._velocities
-    root = ops.sqrt(_slot(inner, slots, variable, rate))
-    return rate * ops.sqrt(1 - _power(inner.beta_2, inner, rate)) / (root + inner.epsilon)
+    corrected = rate * ops.sqrt(1 - _power(inner.beta_2, inner, rate))
+    return lambda velocity: corrected / (ops.sqrt(velocity) + inner.epsilon), _slot(inner, slots, variable, rate)
 
 
-def _nadam(inner: Any, variable: Any, rate: Any) -> Any:
-    velocity = _slot(inner, inner._velocities, variable, rate) / (1 - _power(inner.beta_2, inner, rate))
-    return rate / (ops.sqrt(velocity) + inner.epsilon)
+def _nadam(inner: Any, variable: Any, rate: Any) -> tuple:
+    seen = 1 - _power(inner.beta_2, inner, rate)
+    return lambda velocity: rate / (ops.sqrt(velocity / seen) + inner.epsilon), _slot(inner, inner._velocities, variable, rate)
 
 
-def _adamax(inner: Any, variable: Any, rate: Any) -> Any:
-    return rate / (_slot(inner, inner._u, variable, rate) + inner.epsilon)
+def _adamax(inner: Any, variable: Any, rate: Any) -> tuple:
+    return lambda largest: rate / (largest + inner.epsilon), _slot(inner, inner._u, variable, rate)
 
 
-def _rmsprop(inner: Any, variable: Any, rate: Any) -> Any:
+def _rmsprop(inner: Any, variable: Any, rate: Any) -> tuple:
     square = _slot(inner, inner._velocities, variable, rate)
-    if inner.centered:
-        square = square - ops.square(_slot(inner, inner._average_gradients, variable, rate))
-    return rate / ops.sqrt(square + inner.epsilon)
+    if not inner.centered:
+        return lambda square: rate / ops.sqrt(square + inner.epsilon), square
+    mean = _slot(inner, inner._average_gradients, variable, rate)
+    return lambda square, mean: rate / ops.sqrt(square - ops.square(mean) + inner.epsilon), square, mean
 
 
-def _adagrad(inner: Any, variable: Any, rate: Any) -> Any:
-    return rate / ops.sqrt(_slot(inner, inner._accumulators, variable, rate) + inner.epsilon)
+def _adagrad(inner: Any, variable: Any, rate: Any) -> tuple:
+    return lambda total: rate / ops.sqrt(total + inner.epsilon), _slot(inner, inner._accumulators, variable, rate)
 
 
-def _ftrl(inner: Any, variable: Any, rate: Any) -> Any:
-    return 1 / _ftrl_curvature(inner, variable, rate)
+def _ftrl(inner: Any, variable: Any, rate: Any) -> tuple:
+    return lambda total: 1 / _ftrl_curvature(inner, total, rate), _slot(inner, inner._accumulators, variable, rate)
 
 
-def _ftrl_curvature(inner: Any, variable: Any, rate: Any) -> Any:
+def _ftrl_curvature(inner: Any, total: Any, rate: Any) -> Any:
     l2 = inner.l2_regularization_strength + inner.beta / (2 * rate)
-    return ops.power(_slot(inner, inner._accumulators, variable, rate), -inner.learning_rate_power) / rate + 2 * l2
+    return ops.power(total, -inner.learning_rate_power) / rate + 2 * l2
+
+
+def _slot(inner: Any, slots: list, variable: Any, like: Any) -> Any:
+    return ops.cast(slots[inner._get_variable_index(variable)].value, like.dtype)
+
+
+def remembers(inner: Any) -> bool:
+    """Whether the optimizer computes the weights anew from what it remembers, so that it has to be told what the prox does to them."""
+    return isinstance(inner, keras.optimizers.Ftrl)
 
 
 def remember(inner: Any, variable: Any, before: Any, after: Any, learning_rate: Any) -> None:
-    """Tell the optimizer what the prox does to the variable, where it computes the weights anew from what it remembers."""
-    if isinstance(inner, keras.optimizers.Ftrl):
+    """Tell the optimizer, if it remembers, what the prox does to the variable."""
+    if remembers(inner):
         linear = inner._linears[inner._get_variable_index(variable)]
-        linear.assign_sub(ops.cast(_ftrl_curvature(inner, variable, learning_rate) * (after - before), linear.dtype))
+        total = _slot(inner, inner._accumulators, variable, learning_rate)
+        linear.assign_sub(ops.cast(_ftrl_curvature(inner, total, learning_rate) * (after - before), linear.dtype))
 
 
 _STEPS = {

@@ -42,6 +42,9 @@ class GroupPenalty(Penalty):
     def check_shape(self, shape: tuple[int, ...]) -> None:
         group_axes(self.axis, len(shape))
 
+    def separable_axes(self, rank: int) -> tuple[int, ...]:
+        return group_axes(self.axis, rank)[0]
+
     def group_weight(self, w: Any) -> Any:
         """The square root of the number of weights in a group, or 1."""
         if not self.size_weights:

@@ -8,7 +8,7 @@ from keras_reg._registration import register
 from keras_reg._validation import non_negative
 from keras_reg.ops.dtypes import at_least, magnitude, tiny
 from keras_reg.ops.fused import fused
-from keras_reg.ops.gradients import may_branch, with_gradient
+from keras_reg.ops.gradients import branch, may_branch, with_gradient
 from keras_reg.regularizers.penalty import Penalty, is_zero, pair
 
 
@@ -89,4 +89,4 @@ def _sums(w: Any) -> tuple[Any, Any, Any]:
         return scaled()
     total, squares = ops.sum(magnitude(w)), ops.sum(ops.square(w))
     in_range = ops.logical_and(squares >= 1e-25, squares <= 1e25)  # so that none of them can have overflowed or vanished
-    return ops.cond(in_range, lambda: (total, squares, ops.ones_like(squares)), scaled)
+    return branch(in_range, lambda: (total, squares, ops.ones_like(squares)), scaled)

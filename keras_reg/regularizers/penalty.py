@@ -185,6 +185,11 @@ class Penalty(keras.regularizers.Regularizer):
             setattr(moved, name, strength if single else strength * (getattr(self, name) / self.strength if self.strength else 0.0))
         return moved
 
+    def separable_axes(self, rank: int) -> tuple[int, ...]:
+        """The axes of weights of this rank along which the prox takes every slice by itself."""
+        del rank  # none is known
+        return ()
+
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raise a `ValueError` where weights of this shape cannot be penalised. Called when a layer is built."""
         del shape  # any will do
@@ -241,6 +246,9 @@ class Entrywise(Penalty):
     def slope(self, size: Any, scale: Any = 1.0) -> Any:
         """`scale` times the derivative of the price at magnitudes `size`, from the right at 0; infinite where every pull is resisted."""
         raise NotImplementedError
+
+    def separable_axes(self, rank: int) -> tuple[int, ...]:
+        return tuple(range(rank))
 
     def value(self, w: Any) -> Any:
         if is_zero(self.strength):

@@ -25,7 +25,7 @@ def check_penalty(penalty: Penalty, shape: tuple[int, ...], seed: int = 0) -> No
     - strength_max: zero is stationary 1 % above it, and is not 1 % below;
     - prox: never beaten by zero, by the weights themselves, by a grid along each coordinate and each slice, or by random
       neighbours, at small and large steps, scalar and per weight; stationary; NaN stays NaN; dtype and shape kept; the same
-      compiled as not; firmly non-expansive where convex.
+      compiled as not; slice by slice the same along `separable_axes`; firmly non-expansive where convex.
 
     Args:
         penalty: An instance.

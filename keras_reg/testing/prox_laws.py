@@ -154,6 +154,18 @@ def prox_compiled(case: Case) -> Iterator[str]:
             yield f"at step=0.7 and w={show(w)} it gives {show(case.prox(w, 0.7))}, compiled {show(fast)}."
 
 
+def prox_of_slices(case: Case) -> Iterator[str]:
+    """The prox takes every slice along separable_axes by itself."""
+    if not case.has_prox:
+        return
+    for axis in case.penalty.separable_axes(len(case.shape)):
+        for scale in SCALES:
+            w = case.normal(scale)
+            slices = [case.prox(part, 0.7) for part in np.split(w, case.shape[axis], axis)]
+            if not np.allclose(np.concatenate(slices, axis), case.prox(w, 0.7), rtol=1e-4, atol=1e-6 * scale):
+                yield f"along axis {axis}, at step=0.7 and w={show(w)}, it gives {show(case.prox(w, 0.7))}, of the slices {show(slices)}."
+
+
 def firmly_nonexpansive(case: Case) -> Iterator[str]:
     """The prox is firmly non-expansive, as it is for every convex penalty."""
     if not case.has_prox or not case.penalty.convex:
@@ -175,5 +187,6 @@ PROX_LAWS = (
     prox_keeps,
     prox_finite,
     prox_compiled,
+    prox_of_slices,
     firmly_nonexpansive,
 )
