@@ -1,5 +1,6 @@
 """The dtype that a map computes in."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,16 @@ def like(x: Any, number: Any) -> Any:
 
 def magnitude(x: Any) -> Any:
     """`|x|` whose derivative at zero is 0 on every backend. (JAX has 1 there, which would push zeros off zero.)"""
-    return x * ops.stop_gradient(ops.sign(x)) if backend.backend() == "jax" else ops.absolute(x)
+    return _jax_magnitude()(x) if backend.backend() == "jax" and not isinstance(x, KerasTensor) else ops.absolute(x)
+
+
+@functools.cache
+def _jax_magnitude() -> Any:
+    import jax
+
+    function = jax.custom_jvp(ops.absolute)
+    function.defjvps(lambda change, value, x: ops.sign(x) * change)
+    return function
 
 
 def at_most(x: Any, bound: Any) -> Any:

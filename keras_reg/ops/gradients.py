@@ -13,8 +13,10 @@ def with_gradient(total: Callable, gradient: Callable, w: Any) -> Any:
     There each operation passes over the weights, and the formula takes half the passes of the traced derivative. JAX and PyTorch's
     compiler fuse them, and differentiate `total` itself.
     """
-    if isinstance(w, KerasTensor) or backend.backend() not in ("tensorflow", "torch"):
+    if isinstance(w, KerasTensor) or backend.backend() not in ("tensorflow", "jax", "torch"):
         return total(w)
+    if backend.backend() == "jax":
+        return _jax_function(total, gradient)(w)
     if backend.backend() == "torch":
         import torch
 
@@ -26,6 +28,22 @@ def with_gradient(total: Callable, gradient: Callable, w: Any) -> Any:
 
     # An eager variable has to be read first: custom gradients take tensors.
     return function(ops.cast(w, w.dtype))
+
+
+def _jax_function(total: Callable, gradient: Callable) -> Callable:
+    import jax
+
+    function = jax.custom_jvp(total)
+
+    @function.defjvp
+    def derivative(primals, tangents):
+        # A rule of this kind, by the transpose of the gradient, can be differentiated again, in both directions.
+        (w,) = primals
+        value = function(w)
+        (change,) = jax.linear_transpose(lambda upstream: gradient(w, upstream), value)(*tangents)
+        return value, change
+
+    return function
 
 
 @functools.cache
@@ -54,18 +72,24 @@ def _torch_function() -> Any:
 
 
 def branch(condition: Any, then: Callable, otherwise: Callable) -> Any:
-    """`ops.cond`, which on PyTorch takes longer than the arithmetic that it spares."""
-    if backend.backend() == "torch" and may_branch(condition):
+    """`ops.cond`, which takes PyTorch longer than the arithmetic that it spares, and which JAX, where nothing is traced, compiles anew."""
+    if backend.backend() == "torch" and may_branch(condition) or backend.backend() == "jax" and not _jax_traces(condition):
         return then() if condition else otherwise()
     return ops.cond(condition, then, otherwise)
 
 
+def _jax_traces(x: Any) -> bool:
+    import jax
+
+    return isinstance(x, jax.core.Tracer)
+
+
 def may_branch(x: Any) -> bool:
-    """Whether what is computed next may depend on the values of `x`: not where Keras, JAX or PyTorch traces or maps, nor on a GPU of
-    PyTorch's, which would have to be waited for."""
-    if isinstance(x, KerasTensor) or backend.backend() == "jax":
+    """Whether what is computed next may depend, by `branch`, on the values of `x`: not where Keras or PyTorch traces or maps, nor on a
+    GPU of PyTorch's, which would have to be waited for."""
+    if isinstance(x, KerasTensor):
         return False
-    if backend.backend() == "tensorflow":
+    if backend.backend() != "torch":
         return True
     import torch
 
