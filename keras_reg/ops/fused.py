@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from keras import backend, ops
+from keras import KerasTensor, backend, ops
 
 from keras_reg.ops.gradients import may_branch
 
@@ -26,7 +26,7 @@ def fused(function: Callable, x: Any, *others: Any) -> Any:
 
 def fused_sum(function: Callable, x: Any) -> Any:
     """The sum of `function(x)`, as in `fused`, over all entries."""
-    if backend.backend() == "jax" and x.ndim and x.size >= LARGE:
+    if backend.backend() == "jax" and not isinstance(x, KerasTensor) and x.ndim and x.size >= LARGE:
         import jax.numpy as jnp
 
         # On a CPU, XLA sums anything but the plainest function one number at a time, unless the values have to be there as an array.
