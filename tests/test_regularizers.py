@@ -39,6 +39,17 @@ def test_contract(case):
     check_penalty(case.make(), (4, 3), seed=1)
 
 
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_a_strength_that_is_a_tensor_has_a_gradient(case):
+    penalty = case.make()
+    w = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+    at, step = penalty.strength, 0.01 * penalty.strength
+    above, below = (float(penalty.with_strength(s).value(ops.convert_to_tensor(w))) for s in (at + step, at - step))
+    value, gradient = value_and_gradient(lambda s: penalty.at_strength(s).value(ops.convert_to_tensor(w)), np.array(at, "float32"))
+    assert value == pytest.approx((above + below) / 2, rel=1e-3)
+    assert gradient == pytest.approx((above - below) / (2 * step), rel=1e-2, abs=1e-6)
+
+
 @pytest.mark.parametrize("case", [case for case in CASES if "Group" in case.name], ids=str)
 def test_contract_on_a_kernel_of_rank_three(case):
     check_penalty(case.make(), (2, 2, 3), seed=1)

@@ -8,10 +8,10 @@ from keras import KerasTensor, backend, ops
 
 
 def with_gradient(total: Callable, gradient: Callable, w: Any) -> Any:
-    """`total(w)`; on TensorFlow and PyTorch, with `gradient(w, upstream)` for its gradient.
+    """`total(w)` with `gradient(w, upstream)`, which is linear in `upstream`, for its gradient.
 
-    There each operation passes over the weights, and the formula takes half the passes of the traced derivative. JAX and PyTorch's
-    compiler fuse them, and differentiate `total` itself.
+    On TensorFlow and PyTorch each operation passes over the weights, and the formula takes half the passes of the traced derivative; on JAX
+    its arithmetic is less. PyTorch's compiler differentiates `total` itself. What the two functions read besides gets no gradient.
     """
     if isinstance(w, KerasTensor) or backend.backend() not in ("tensorflow", "jax", "torch"):
         return total(w)
@@ -73,15 +73,17 @@ def _torch_function() -> Any:
 
 def branch(condition: Any, then: Callable, otherwise: Callable) -> Any:
     """`ops.cond`, which takes PyTorch longer than the arithmetic that it spares, and which JAX, where nothing is traced, compiles anew."""
-    if backend.backend() == "torch" and may_branch(condition) or backend.backend() == "jax" and not _jax_traces(condition):
+    if _at_hand(condition):
         return then() if condition else otherwise()
     return ops.cond(condition, then, otherwise)
 
 
-def _jax_traces(x: Any) -> bool:
-    import jax
+def _at_hand(condition: Any) -> bool:
+    if backend.backend() == "jax":
+        import jax
 
-    return isinstance(x, jax.core.Tracer)
+        return not isinstance(condition, jax.core.Tracer)
+    return backend.backend() == "torch" and may_branch(condition)
 
 
 def may_branch(x: Any) -> bool:

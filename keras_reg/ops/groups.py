@@ -168,7 +168,8 @@ def weighted_block_soft_threshold(x: Any, step: Any, threshold: Any, axis: int |
         return step * (threshold / norm) + like(x, tiny(x))
 
     if backend.backend() == "torch":
-        unit, pull = (lambda kept=function(): kept for function in (unit, pull))
+        units, pulls = unit(), pull()
+        unit, pull = lambda: units, lambda: pulls
 
     def sums(root):
         squares = ops.square(unit() / (root + pull()))

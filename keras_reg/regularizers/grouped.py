@@ -14,11 +14,10 @@ from keras_reg._registration import register
 from keras_reg._validation import boolean, floating_tensor, non_negative, step_size
 from keras_reg.ops.dtypes import at_least, magnitude, widen
 from keras_reg.ops.fused import fused
-from keras_reg.ops.gradients import with_gradient
 from keras_reg.ops.groups import group_axes, group_size, over_norm
 from keras_reg.regularizers.convex import L1
 from keras_reg.regularizers.hoyer import HoyerSquare, refuse_proximal
-from keras_reg.regularizers.penalty import Penalty, is_zero, largest_magnitude, pair
+from keras_reg.regularizers.penalty import Penalty, is_zero, largest_magnitude, pair, with_formula
 
 
 def _axis(axis: Any) -> int | tuple[int, ...]:
@@ -262,7 +261,7 @@ class SparseGroupLasso(GroupPenalty):
         return self.l1 + self.group
 
     def value(self, w: Any) -> Any:
-        return ops.zeros((), w.dtype) if is_zero(self.strength) else with_gradient(self.total, self.pull, w)
+        return ops.zeros((), w.dtype) if is_zero(self.strength) else with_formula(self, self.pull, w)
 
     def total(self, w: Any) -> Any:
         parts = []

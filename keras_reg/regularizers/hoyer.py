@@ -8,8 +8,8 @@ from keras_reg._registration import register
 from keras_reg._validation import non_negative
 from keras_reg.ops.dtypes import at_least, magnitude, tiny
 from keras_reg.ops.fused import fused
-from keras_reg.ops.gradients import branch, may_branch, with_gradient
-from keras_reg.regularizers.penalty import Penalty, is_zero, pair
+from keras_reg.ops.gradients import branch, may_branch
+from keras_reg.regularizers.penalty import Penalty, is_zero, pair, with_formula
 
 
 def refuse_proximal(penalty: Penalty) -> None:
@@ -47,7 +47,7 @@ class HoyerSquare(Penalty):
         refuse_proximal(self)
 
     def value(self, w: Any) -> Any:
-        return ops.zeros((), w.dtype) if is_zero(self.strength) else with_gradient(self.total, self.pull, w)
+        return ops.zeros((), w.dtype) if is_zero(self.strength) else with_formula(self, self.pull, w)
 
     def total(self, w: Any) -> Any:
         total, squares, _ = _sums(w)

@@ -3,6 +3,7 @@
 import copy
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -212,6 +213,11 @@ class Penalty(keras.regularizers.Regularizer):
 _OWN_TO_ONE = ("claim", "gradient_flowed", "_warned", "partners")
 
 
+def with_formula(penalty: Penalty, gradient: Callable, w: Any) -> Any:
+    """`penalty.total(w)` with `gradient(w, upstream)` for its gradient, unless the strength is a tensor, which gets a gradient as well."""
+    return with_gradient(penalty.total, gradient, w) if isinstance(penalty.strength, float) else penalty.total(w)
+
+
 def is_zero(strength: Any) -> bool:
     """Whether a strength is the number 0; a tensor may become something else."""
     return isinstance(strength, float) and strength == 0
@@ -253,7 +259,7 @@ class Entrywise(Penalty):
     def value(self, w: Any) -> Any:
         if is_zero(self.strength):
             return ops.zeros((), w.dtype)
-        return with_gradient(self.total, lambda w, upstream: fused(self.pull, w, upstream), w)
+        return with_formula(self, lambda w, upstream: fused(self.pull, w, upstream), w)
 
     def total(self, w: Any) -> Any:
         """The sum of the prices, without regard to how it differentiates."""
