@@ -142,7 +142,7 @@ def test_weighted_block_threshold_takes_steps_of_zero():
     assert 0 < y[1] < 0.2
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.0, 1e-25, 1e25])
+@pytest.mark.parametrize("scale", [1.0, 0.0, 1e-30, 1e-25, 1e25, 1e27])
 def test_norms_of_many_weights_hold_at_every_scale(scale):
     """Where squares overflow or vanish in float32, and where a group is zero."""
     from keras_reg.ops.fused import LARGE

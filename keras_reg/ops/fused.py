@@ -27,10 +27,12 @@ def fused(function: Callable, x: Any, *others: Any) -> Any:
 def fused_sum(function: Callable, x: Any) -> Any:
     """The sum of `function(x)`, as in `fused`, over all entries."""
     if backend.backend() == "jax" and not isinstance(x, KerasTensor) and x.ndim and x.size >= LARGE:
+        import jax
         import jax.numpy as jnp
 
         # On a CPU, XLA sums anything but the plainest function one number at a time, unless the values have to be there as an array.
-        return ops.sum(jnp.dot(function(x), jnp.ones(x.shape[-1], x.dtype), precision="highest"))
+        if jax.default_backend() == "cpu":
+            return ops.sum(jnp.dot(function(x), jnp.ones(x.shape[-1], x.dtype), precision="highest"))
     # The sum stays with TensorFlow, which is faster at it than XLA on a CPU and loses fewer digits.
     return ops.sum(fused(function, x))
 

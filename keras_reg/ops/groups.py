@@ -74,23 +74,21 @@ def over_norm(value: Any, norm: Any) -> Any:
 
 
 def _norms(x: Any, inside: tuple[int, ...]) -> Any:
-    """One norm for each group, in one pass where no square can have overflowed or vanished."""
-    if not may_branch(x):
-        return _scaled_norms(x, inside)
+    """One norm for each group, in one pass where no square can have overflowed or vanished, in two elsewhere."""
+    low, high, unit = _RANGES[backend.standardize_dtype(x.dtype)]
     squares = ops.sum(ops.square(x), axis=inside, keepdims=True)
-    in_range = ops.all(ops.logical_and(squares >= _LOW, squares <= _HIGH))
+
+    def rescaled():
+        one = ops.ones_like(squares)
+        scale = ops.where(squares < low, unit * one, ops.where(squares > high, one / unit, one))
+        again = ops.sum(ops.square(x * scale), axis=inside, keepdims=True)
+        zero = again == 0
+        return ops.where(zero, ops.zeros_like(again), ops.sqrt(ops.where(zero, one, again))) / scale
+
+    if not may_branch(x):
+        return rescaled()
     # The root inside: outside, its derivative at 0 would come into that of the other branch.
-    return branch(in_range, lambda: ops.sqrt(squares), lambda: _scaled_norms(x, inside))
-
-
-def _scaled_norms(x: Any, inside: tuple[int, ...]) -> Any:
-    # Any scale near the norm does; its own derivative cancels, so it is held constant. (Keras's `max` is none for PyTorch's compiler.)
-    scale = ops.stop_gradient(ops.amax(ops.absolute(x), axis=inside, keepdims=True))
-    scale = ops.where(scale < tiny(x), ops.ones_like(scale), scale)
-    scaled = x * ops.stop_gradient(1 / scale)
-    squares = ops.sum(ops.square(scaled), axis=inside, keepdims=True)
-    zero = squares == 0
-    return ops.where(zero, ops.zeros_like(squares), ops.sqrt(ops.where(zero, ops.ones_like(squares), squares))) * scale
+    return branch(ops.all(ops.logical_and(squares >= low, squares <= high)), lambda: ops.sqrt(squares), rescaled)
 
 
 def block_soft_threshold(x: Any, threshold: Any, axis: int | tuple[int, ...] = -1) -> Any:
@@ -215,6 +213,7 @@ def norms_left(mean: Any, largest: Any, sums: Callable[[Any], tuple[Any, Any]]) 
     return branch(ops.amax(largest) > 2.5 * small, improved, lambda: start)
 
 
-_LOW, _HIGH = 1e-30, 1e30  # sums between them come of squares that float32 holds
+# Sums of squares between the first two have lost nothing; below, the weights times the third have not, and above, those divided by it.
+_RANGES = {"float32": (1e-30, 1e30, 2.0**80), "float64": (1e-280, 1e280, 2.0**600)}
 _GROUP_NEWTON_STEPS = 12  # 10 reach float64 precision with steps over eight decades
 _LOWEST_ROOT = 1e-12  # relative to the norm of the group
