@@ -7,7 +7,7 @@ import pytest
 from cases import mcp, norms, scad
 from hypothesis import given
 from hypothesis import strategies as st
-from keras import KerasTensor, ops
+from keras import KerasTensor, backend, ops
 from scipy.optimize import brentq
 from scipy.special import lambertw
 
@@ -140,6 +140,22 @@ def test_weighted_block_threshold_takes_steps_of_zero():
     y = ops.convert_to_numpy(maps.weighted_block_soft_threshold(x, np.array([[0.0], [100.0]]), 1.0))
     assert y[0] == pytest.approx(3.0)
     assert 0 < y[1] < 0.2
+
+
+@pytest.mark.parametrize(
+    "dtype", ["float32", pytest.param("float64", marks=pytest.mark.skipif(backend.backend() == "jax", reason="off in JAX"))]
+)
+@pytest.mark.parametrize("pull", [1e-9, 1e-8, 1e-6, 2e-4, 2e-3, 2e-2, 0.3])
+def test_weighted_block_threshold_is_precise_at_weak_pulls(pull, dtype):
+    """Where the first guess is taken, where a Newton step follows and where several do; no guess is worse than at steps of two sizes."""
+    x = np.random.default_rng(0).normal(size=(64, 1)).astype(dtype)
+    steps = (np.arange(64)[:, None] % 2).astype(dtype)
+    threshold = pull * np.linalg.norm(x.astype("float64"))
+    root = brentq(lambda r: np.sum((x.astype("float64") / (r + steps * threshold)) ** 2) - 1, 1e-3, 1e3, xtol=1e-15, rtol=1e-15)
+    expected = x.astype("float64") * root / (root + steps * threshold)
+    y = ops.convert_to_numpy(maps.weighted_block_soft_threshold(x, steps, float(threshold)))
+    assert y.dtype == dtype
+    np.testing.assert_allclose(y, expected, rtol=5e-7 if dtype == "float32" else 2e-15)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.0, 1e-30, 1e-25, 1e25, 1e27])
