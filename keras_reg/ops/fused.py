@@ -1,17 +1,22 @@
 """Few passes over large weights, where each operation would make one of its own."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras import KerasTensor, backend, ops
 
-from keras_reg.ops.gradients import may_branch
+from keras_reg.ops.dtypes import magnitude
+from keras_reg.ops.gradients import may_branch, with_gradient
 
 LARGE = 2**16
 """Number of entries from which on a saved pass is worth the time to compile."""
 PART = 2**18
 """Number of entries of which a processor's cache holds a few copies."""
+FOLDS = 8
+SHORTEST = 16
+"""Number of entries that a processor works on together."""
 BATCH = 32
 """What an unknown batch size counts as."""
 
@@ -33,8 +38,55 @@ def fused_sum(function: Callable, x: Any) -> Any:
         # On a CPU, XLA sums anything but the plainest function one number at a time, unless the values have to be there as an array.
         if jax.default_backend() == "cpu":
             return ops.sum(jnp.dot(function(x), jnp.ones(x.shape[-1], x.dtype), precision="highest"))
-    # The sum stays with TensorFlow, which is faster at it than XLA on a CPU and loses fewer digits.
-    return ops.sum(fused(function, x))
+    # The last sum stays with TensorFlow, which loses fewer digits.
+    return ops.sum(fused(lambda x: folded(function, x), x))
+
+
+def sum_of_magnitudes(x: Any) -> Any:
+    return _plain_sum(magnitude, lambda x, upstream: upstream * ops.sign(x), x)
+
+
+def sum_of_squares(x: Any) -> Any:
+    return _plain_sum(ops.square, lambda x, upstream: x * (2 * upstream), x)
+
+
+def _plain_sum(function: Callable, gradient: Callable, x: Any) -> Any:
+    """`fused_sum` of a function so plain that TensorFlow alone takes long to add it up; `gradient(x, upstream)` as in `with_gradient`."""
+    if not worth_compiling(x):
+        return ops.sum(function(x))
+    return with_gradient(lambda x: fused_sum(function, x), gradient, x)
+
+
+def folded(function: Callable, x: Any, *others: Any, axes: Sequence[int] | None = None, combine: Callable = ops.add) -> Any:
+    """`function(x, *others)`, for what reduces it along the axes (default: all), maybe folded along one of them.
+
+    On a CPU, XLA reduces an expression one number at a time; what it adds up of equal parts first, it vectorises.
+
+    Args:
+        function: Takes every entry by itself.
+        others: Arrays that broadcast to `x`.
+        combine: By what it is to be reduced.
+    """
+    axis = _folding_axis(x, axes)
+    if axis is None:
+        return function(x, *others)
+    whole = x.shape[axis]
+    arrays = [
+        ops.split(array, FOLDS, axis=axis) if len(array.shape) == len(x.shape) and array.shape[axis] == whole else [array] * FOLDS
+        for array in (x, *(ops.convert_to_tensor(other) for other in others))
+    ]
+    return functools.reduce(combine, (function(*parts) for parts in zip(*arrays, strict=True)))
+
+
+def _folding_axis(x: Any, axes: Sequence[int] | None) -> int | None:
+    """The one whose parts are the longest in memory."""
+    if not worth_compiling(x):
+        return None
+    shape = tuple(x.shape)
+    for axis in range(len(shape)) if axes is None else sorted(axes):
+        if shape[axis] is not None and shape[axis] % FOLDS == 0 and math.prod(shape[axis:]) >= FOLDS * SHORTEST:
+            return axis
+    return None
 
 
 def in_place(function: Callable, axes: Sequence[int], x: Any, *others: Any) -> bool:
@@ -54,6 +106,15 @@ def in_place(function: Callable, axes: Sequence[int], x: Any, *others: Any) -> b
     for part, *rest in zip(*(array.split(length, axis) for array in (x, *others)), strict=True):
         part.copy_(function(part, *rest))
     return True
+
+
+def joins(gradient: Any) -> bool:
+    """Whether an update by the gradient is worth compiling together with what comes after it; every replica has updates of its own."""
+    if not worth_compiling(gradient):
+        return False
+    import tensorflow as tf
+
+    return isinstance(gradient, tf.Tensor) and not tf.distribute.has_strategy()
 
 
 def compiled(function: Callable) -> Callable:

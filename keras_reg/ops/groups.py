@@ -8,7 +8,7 @@ from typing import Any
 from keras import backend, ops
 
 from keras_reg.ops.dtypes import at_least, like, magnitude, tiny, widen
-from keras_reg.ops.fused import fused
+from keras_reg.ops.fused import folded, fused
 from keras_reg.ops.gradients import branch, may_branch, with_gradient
 
 
@@ -76,7 +76,7 @@ def over_norm(value: Any, norm: Any) -> Any:
 def _norms(x: Any, inside: tuple[int, ...]) -> Any:
     """One norm for each group, in one pass where no square can have overflowed or vanished, in two elsewhere."""
     low, high, unit = _RANGES[backend.standardize_dtype(x.dtype)]
-    squares = ops.sum(ops.square(x), axis=inside, keepdims=True)
+    squares = ops.sum(folded(ops.square, x, axes=inside), axis=inside, keepdims=True)
 
     def rescaled():
         one = ops.ones_like(squares)

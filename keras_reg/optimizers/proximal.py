@@ -1,6 +1,8 @@
 """The optimizer that applies the proximal maps of the penalties after every update of another one."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -9,7 +11,7 @@ from keras import backend, ops
 from keras_reg._registration import register
 from keras_reg._validation import non_negative, one_of
 from keras_reg.ops.dtypes import widen
-from keras_reg.ops.fused import fused, in_place
+from keras_reg.ops.fused import compiled, fused, in_place, joins
 from keras_reg.optimizers import step_sizes
 from keras_reg.regularizers import Penalty, StructuralGroupLasso
 from keras_reg.regularizers.acting import Claim
@@ -265,22 +267,59 @@ class Proximal(keras.optimizers.Optimizer):
 
     def _update_and_apply_prox(self, grads: Sequence[Any], variables: Sequence[Any], learning_rate: Any) -> None:
         inner = self.inner_optimizer
-        type(inner)._backend_update_step(inner, grads, variables, learning_rate)
         if not self._in_apply:  # the inner optimizer is being used alone
+            type(inner)._backend_update_step(inner, grads, variables, learning_rate)
             return
         rate = learning_rate
         if self._past is not None:
             past, rate = step_sizes.accumulated(inner, self._past.value, ops.cast(learning_rate, self._past.dtype))
             self._past.assign(past)
-        structures = {}
-        for variable in variables:
-            if self.applies_prox_to(variable):
-                if partners := getattr(variable.regularizer, "partners", ()):
-                    structures[variable.regularizer.structure] = partners
-                else:
-                    self._apply_prox(variable, rate)
+        alone, structures, joined = [], {}, {}
+        for gradient, variable in zip(grads, variables, strict=True):
+            if not self.applies_prox_to(variable):
+                continue
+            if partners := getattr(variable.regularizer, "partners", ()):
+                structures[variable.regularizer.structure] = partners
+                continue
+            rank = len(variable.shape)
+            entrywise = len(variable.regularizer.separable_axes(rank)) == rank
+            if joins(gradient) and step_sizes.worth_compiling(inner, entrywise):
+                joined[self._var_key(variable)] = functools.partial(self._apply_prox, variable, rate) if entrywise else None
+            if not entrywise or self._var_key(variable) not in joined:
+                alone.append(variable)
+        with self._joined_to_the_update(joined):
+            type(inner)._backend_update_step(inner, grads, variables, learning_rate)
+        for variable in alone:
+            self._apply_prox(variable, rate)
         for partners in structures.values():
             self._apply_to_all(partners, rate)
+
+    @contextlib.contextmanager
+    def _joined_to_the_update(self, joined: dict) -> Iterator[None]:
+        """Compile the updates of these variables, each with what is to follow it."""
+        inner = self.inner_optimizer
+        bare = functools.partial(type(inner).update_step, inner)
+
+        def update_step(gradient, variable, learning_rate):
+            key = self._var_key(variable)
+
+            def update(gradient):
+                bare(gradient, variable, learning_rate)
+                if joined[key] is not None:
+                    joined[key]()
+
+            if key in joined:
+                compiled(update)(gradient)
+            else:
+                bare(gradient, variable, learning_rate)
+
+        if joined:
+            inner.update_step = update_step
+        try:
+            yield
+        finally:
+            if joined:
+                del inner.update_step
 
     def _apply_prox(self, variable: Any, rate: Any) -> None:
         _, strength = self._claims[self._var_key(variable)]

@@ -82,6 +82,13 @@ def _slot(inner: Any, slots: list, variable: Any, like: Any) -> Any:
     return ops.cast(slots[inner._get_variable_index(variable)].value, like.dtype)
 
 
+def worth_compiling(inner: Any, with_prox: bool) -> bool:
+    """Whether its update of a weight is a few plain operations, of which TensorFlow makes a pass each."""
+    if type(inner) not in (*_STEPS, keras.optimizers.AdamW, keras.optimizers.SGD, keras.optimizers.Adadelta, keras.optimizers.Lion):
+        return False
+    return with_prox or type(inner) is not keras.optimizers.SGD or inner.momentum != 0
+
+
 def remembers(inner: Any) -> bool:
     """Whether the optimizer computes the weights anew from what it remembers, so that it has to be told what the prox does to them."""
     return isinstance(inner, keras.optimizers.Ftrl)

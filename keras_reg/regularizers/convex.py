@@ -8,7 +8,8 @@ from keras import ops
 from keras_reg import ops as maps
 from keras_reg._registration import register
 from keras_reg._validation import greater_than, non_negative, step_size
-from keras_reg.ops.dtypes import magnitude, widen
+from keras_reg.ops.dtypes import widen
+from keras_reg.ops.fused import sum_of_magnitudes, sum_of_squares
 from keras_reg.regularizers.penalty import Entrywise, is_zero
 
 
@@ -46,7 +47,7 @@ class L1(Entrywise):
         return self.l1
 
     def value(self, w: Any) -> Any:
-        return ops.zeros((), w.dtype) if is_zero(self.l1) else self.l1 * ops.sum(magnitude(w))
+        return ops.zeros((), w.dtype) if is_zero(self.l1) else self.l1 * sum_of_magnitudes(w)
 
     def prox(self, w: Any, step: Any) -> Any:
         return maps.soft_threshold(w, step_size(step) * self.l1)
@@ -123,7 +124,7 @@ class L2(Entrywise):
         return self.l2
 
     def value(self, w: Any) -> Any:
-        return ops.zeros((), w.dtype) if is_zero(self.l2) else self.l2 * ops.sum(ops.square(w))
+        return ops.zeros((), w.dtype) if is_zero(self.l2) else self.l2 * sum_of_squares(w)
 
     def prox(self, w: Any, step: Any) -> Any:
         return maps.shrink(w, step_size(step), self.l2)

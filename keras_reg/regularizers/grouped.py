@@ -12,8 +12,8 @@ from keras import ops
 from keras_reg import ops as maps
 from keras_reg._registration import register
 from keras_reg._validation import boolean, floating_tensor, non_negative, step_size
-from keras_reg.ops.dtypes import at_least, magnitude, widen
-from keras_reg.ops.fused import fused
+from keras_reg.ops.dtypes import at_least, widen
+from keras_reg.ops.fused import fused, sum_of_magnitudes
 from keras_reg.ops.groups import group_axes, group_size, over_norm
 from keras_reg.regularizers.convex import L1
 from keras_reg.regularizers.hoyer import HoyerSquare, refuse_proximal
@@ -266,7 +266,7 @@ class SparseGroupLasso(GroupPenalty):
     def total(self, w: Any) -> Any:
         parts = []
         if not is_zero(self.l1):
-            parts.append(self.l1 * ops.sum(magnitude(w)))
+            parts.append(self.l1 * sum_of_magnitudes(w))
         if not is_zero(self.group):
             parts.append(self.group * self.group_weight(w) * ops.sum(maps.group_norm(w, self.axis)))
         return sum(parts)

@@ -7,7 +7,7 @@ from keras import ops
 from keras_reg._registration import register
 from keras_reg._validation import non_negative
 from keras_reg.ops.dtypes import at_least, magnitude, tiny
-from keras_reg.ops.fused import fused
+from keras_reg.ops.fused import fused, sum_of_magnitudes, sum_of_squares
 from keras_reg.ops.gradients import branch, may_branch
 from keras_reg.regularizers.penalty import Penalty, is_zero, pair, with_formula
 
@@ -87,6 +87,6 @@ def _sums(w: Any) -> tuple[Any, Any, Any]:
 
     if not may_branch(w):
         return scaled()
-    total, squares = ops.sum(magnitude(w)), ops.sum(ops.square(w))
+    total, squares = sum_of_magnitudes(w), sum_of_squares(w)
     in_range = ops.logical_and(squares >= 1e-25, squares <= 1e25)  # so that none of them can have overflowed or vanished
     return branch(in_range, lambda: (total, squares, ops.ones_like(squares)), scaled)
