@@ -7,6 +7,7 @@ import numpy as np
 from keras import KerasTensor, backend, ops
 
 from keras_reg._validation import floating_tensor
+from keras_reg.ops.gradients import may_branch
 
 TINY = {"float32": 1.1754943508222875e-38, "float64": 2.2250738585072014e-308}
 """Smallest normal number; below it backends differ in whether they see a zero."""
@@ -57,6 +58,16 @@ def at_least(x: Any, bound: Any) -> Any:
 
         return torch.maximum(x, like(x, bound))
     return ops.where(x < bound, bound, x)
+
+
+def clipped(x: Any, bound: Any) -> Any:
+    """`x` within `bound` of 0; a NaN stays."""
+    if backend.backend() == "torch" and not bound.shape and may_branch(bound) and not bound.requires_grad:
+        import torch
+
+        # With plain numbers PyTorch clips in one pass.
+        return torch.clamp(x, -float(bound), float(bound))
+    return at_most(at_least(x, -bound), bound)
 
 
 def tiny(x: Any) -> float:

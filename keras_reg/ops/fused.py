@@ -38,6 +38,8 @@ def fused_sum(function: Callable, x: Any) -> Any:
         # On a CPU, XLA sums anything but the plainest function one number at a time, unless the values have to be there as an array.
         if jax.default_backend() == "cpu":
             return ops.sum(jnp.dot(function(x), jnp.ones(x.shape[-1], x.dtype), precision="highest"))
+    if _in_parts(x) and x.ndim and not (x.requires_grad and _records()):
+        return sum(ops.sum(function(part)) for part in x.split(max(1, PART * x.shape[0] // x.numel())))
     # The last sum stays with TensorFlow, which loses fewer digits.
     return ops.sum(fused(lambda x: folded(function, x), x))
 
@@ -99,13 +101,24 @@ def in_place(function: Callable, axes: Sequence[int], x: Any, *others: Any) -> b
         axes: Those of `x` along which the function takes every slice by itself.
         others: Arrays of the shape of `x`.
     """
-    if backend.backend() != "torch" or not axes or not may_branch(x) or x.numel() < LARGE:
+    if not axes or not _in_parts(x):
         return False
     axis = max(axes, key=lambda axis: x.shape[axis])
     length = max(1, PART * x.shape[axis] // x.numel())
     for part, *rest in zip(*(array.split(length, axis) for array in (x, *others)), strict=True):
         part.copy_(function(part, *rest))
     return True
+
+
+def _in_parts(x: Any) -> bool:
+    """Whether PyTorch had better work on a part of `x` at a time."""
+    return backend.backend() == "torch" and may_branch(x) and x.numel() >= LARGE
+
+
+def _records() -> bool:
+    import torch
+
+    return torch.is_grad_enabled()
 
 
 def joins(gradient: Any) -> bool:

@@ -20,7 +20,8 @@ def with_gradient(total: Callable, gradient: Callable, w: Any) -> Any:
     if backend.backend() == "torch":
         import torch
 
-        return total(w) if torch.compiler.is_compiling() else _torch_function().apply(w, total, gradient)
+        wanted = w.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        return _torch_function().apply(w, total, gradient) if wanted else total(w)
 
     @ops.custom_gradient
     def function(w):
@@ -73,9 +74,16 @@ def _torch_function() -> Any:
 
 def branch(condition: Any, then: Callable, otherwise: Callable) -> Any:
     """`ops.cond`, which takes PyTorch longer than the arithmetic that it spares, and which JAX, where nothing is traced, compiles anew."""
-    if _at_hand(condition):
+    if isinstance(condition, bool) or _at_hand(condition):
         return then() if condition else otherwise()
     return ops.cond(condition, then, otherwise)
+
+
+def choose(condition: Any, then: Callable, otherwise: Callable) -> Any:
+    """`ops.where`, without the other arm where the condition is a single value at hand."""
+    if not condition.shape and _at_hand(condition):
+        return then() if condition else otherwise()
+    return ops.where(condition, then(), otherwise())
 
 
 def _at_hand(condition: Any) -> bool:

@@ -5,7 +5,7 @@ import numbers
 from collections.abc import Callable
 from typing import Any
 
-from keras import backend, ops
+from keras import KerasTensor, backend, ops
 
 from keras_reg.ops.dtypes import at_least, like, magnitude, tiny, widen
 from keras_reg.ops.fused import folded, fused
@@ -88,7 +88,17 @@ def _norms(x: Any, inside: tuple[int, ...]) -> Any:
     if not may_branch(x):
         return rescaled()
     # The root inside: outside, its derivative at 0 would come into that of the other branch.
-    return branch(ops.all(ops.logical_and(squares >= low, squares <= high)), lambda: ops.sqrt(squares), rescaled)
+    return branch(_within(squares, low, high), lambda: ops.sqrt(squares), rescaled)
+
+
+def _within(values: Any, low: float, high: float) -> Any:
+    """Whether all are between the two."""
+    if backend.backend() == "torch":
+        import torch
+
+        smallest, largest = torch.aminmax(values)
+        return bool(smallest >= low) and bool(largest <= high)
+    return ops.all(ops.logical_and(values >= low, values <= high))
 
 
 def block_soft_threshold(x: Any, threshold: Any, axis: int | tuple[int, ...] = -1) -> Any:
@@ -116,10 +126,18 @@ def block_soft_threshold(x: Any, threshold: Any, axis: int | tuple[int, ...] = -
     x, dtype = widen(x)
     threshold = like(x, threshold)
     norm = group_norm(x, axis, keepdims=True)
-    dead = norm <= threshold
-    share = ops.where(dead, ops.ones_like(norm), threshold / ops.where(dead, ops.ones_like(norm), norm))
-    # What is taken off is subtracted: a dead group is 0, and never -0.
-    return ops.cast(x - x * share, dtype)
+    # Of a dead group, all.
+    share = threshold / at_least(norm, at_least(threshold, tiny(x)))
+    return ops.cast(_without(x, share), dtype)
+
+
+def _without(x: Any, share: Any) -> Any:
+    """`x - x * share`: 0 where the share is 1, and never -0."""
+    if backend.backend() == "torch" and not isinstance(x, KerasTensor):
+        import torch
+
+        return torch.addcmul(x, x, share, value=-1)
+    return x - x * share
 
 
 def weighted_block_soft_threshold(x: Any, step: Any, threshold: Any, axis: int | tuple[int, ...] = -1) -> Any:

@@ -5,7 +5,8 @@ from typing import Any
 
 from keras import ops
 
-from keras_reg.ops.dtypes import at_least, at_most, like, widen
+from keras_reg.ops.dtypes import at_least, at_most, clipped, like, widen
+from keras_reg.ops.gradients import choose
 
 
 def _entrywise(function):
@@ -41,7 +42,7 @@ def soft_threshold(x: Any, threshold: Any) -> Any:
     Reference: [Donoho, 1995](https://doi.org/10.1109/18.382009).
     """
     # What is clipped off is subtracted: an exact zero inside, and a NaN stays one.
-    return x - at_most(at_least(x, -threshold), threshold)
+    return x - clipped(x, threshold)
 
 
 @_entrywise
@@ -114,10 +115,13 @@ def mcp_threshold(x: Any, step: Any, strength: Any, gamma: Any) -> Any:
     """
     firm_is_valid = step < gamma
     gap = ops.where(firm_is_valid, gamma - step, gamma)
-    # The line of slope above 1 meets `x` at `gamma * strength`.
-    size = at_most(ops.absolute(soft_threshold(x, step * strength)) * (gamma / gap), ops.absolute(x))
-    firm = ops.sign(x) * size
-    return ops.where(firm_is_valid, firm, hard_threshold(x, strength * ops.sqrt(step * gamma)))
+
+    def firm():
+        # The line of slope above 1 meets `x` at `gamma * strength`.
+        size = at_most(ops.absolute(soft_threshold(x, step * strength)) * (gamma / gap), ops.absolute(x))
+        return ops.sign(x) * size
+
+    return choose(firm_is_valid, firm, lambda: hard_threshold(x, strength * ops.sqrt(step * gamma)))
 
 
 @_entrywise
