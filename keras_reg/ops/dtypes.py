@@ -62,7 +62,13 @@ def at_least(x: Any, bound: Any) -> Any:
 
 def clipped(x: Any, bound: Any) -> Any:
     """`x` within `bound` of 0; a NaN stays."""
-    if backend.backend() == "torch" and not bound.shape and may_branch(bound) and not bound.requires_grad:
+    if (
+        backend.backend() == "torch"
+        and not isinstance(x, KerasTensor)
+        and not bound.shape
+        and may_branch(bound)
+        and not bound.requires_grad
+    ):
         import torch
 
         # With plain numbers PyTorch clips in one pass.

@@ -38,8 +38,8 @@ def fused_sum(function: Callable, x: Any) -> Any:
         # On a CPU, XLA sums anything but the plainest function one number at a time, unless the values have to be there as an array.
         if jax.default_backend() == "cpu":
             return ops.sum(jnp.dot(function(x), jnp.ones(x.shape[-1], x.dtype), precision="highest"))
-    if _in_parts(x) and x.ndim and not (x.requires_grad and _records()):
-        return sum(ops.sum(function(part)) for part in x.split(max(1, PART * x.shape[0] // x.numel())))
+    if in_parts(x):
+        return sum(ops.sum(function(part)) for part in parts(x, 0))
     # The last sum stays with TensorFlow, which loses fewer digits.
     return ops.sum(fused(lambda x: folded(function, x), x))
 
@@ -72,11 +72,13 @@ def folded(function: Callable, x: Any, *others: Any, axes: Sequence[int] | None 
     axis = _folding_axis(x, axes)
     if axis is None:
         return function(x, *others)
-    whole = x.shape[axis]
-    arrays = [
-        ops.split(array, FOLDS, axis=axis) if len(array.shape) == len(x.shape) and array.shape[axis] == whole else [array] * FOLDS
-        for array in (x, *(ops.convert_to_tensor(other) for other in others))
-    ]
+
+    def folds(array):
+        own = axis - len(x.shape) + len(array.shape)
+        split = own >= 0 and array.shape[own] == x.shape[axis]
+        return ops.split(array, FOLDS, axis=own) if split else [array] * FOLDS
+
+    arrays = [folds(array) for array in (x, *map(ops.convert_to_tensor, others))]
     return functools.reduce(combine, (function(*parts) for parts in zip(*arrays, strict=True)))
 
 
@@ -91,34 +93,37 @@ def _folding_axis(x: Any, axes: Sequence[int] | None) -> int | None:
     return None
 
 
-def in_place(function: Callable, axes: Sequence[int], x: Any, *others: Any) -> bool:
-    """Write `function(x, *others)` into `x`, where that saves time; `False` where it does not, and was not done.
-
-    It does on a processor of PyTorch's, where a new array for every operation costs more than the arithmetic: a part at a time, of which
-    the cache holds a few copies.
+def in_place(function: Callable, axes: Sequence[int], x: Any, *others: Any) -> None:
+    """Write `function(x, *others)` into `x`, where it should be done `in_parts`.
 
     Args:
         axes: Those of `x` along which the function takes every slice by itself.
         others: Arrays of the shape of `x`.
     """
-    if not axes or not _in_parts(x):
-        return False
     axis = max(axes, key=lambda axis: x.shape[axis])
-    length = max(1, PART * x.shape[axis] // x.numel())
-    for part, *rest in zip(*(array.split(length, axis) for array in (x, *others)), strict=True):
+    for part, *rest in zip(*(parts(array, axis) for array in (x, *others)), strict=True):
         part.copy_(function(part, *rest))
-    return True
 
 
-def _in_parts(x: Any) -> bool:
-    """Whether PyTorch had better work on a part of `x` at a time."""
-    return backend.backend() == "torch" and may_branch(x) and x.numel() >= LARGE
+def take_off(x: Any, shares: Any) -> None:
+    """Write `x - x * shares` into `x`, where it should be done `in_parts`."""
+    x.addcmul_(x, shares, value=-1)
 
 
-def _records() -> bool:
+def in_parts(x: Any) -> bool:
+    """Whether to work on a part of `x` at a time, of which the cache holds a few copies.
+
+    On a processor, and where it keeps nothing for a gradient, PyTorch takes longer for a new array than for the arithmetic.
+    """
+    if backend.backend() != "torch" or not may_branch(x) or x.numel() < LARGE:
+        return False
     import torch
 
-    return torch.is_grad_enabled()
+    return not (x.requires_grad and torch.is_grad_enabled())
+
+
+def parts(x: Any, axis: int) -> Sequence[Any]:
+    return x.split(max(1, PART * x.shape[axis] // x.numel()), axis)
 
 
 def joins(gradient: Any) -> bool:

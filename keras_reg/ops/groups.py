@@ -1,5 +1,6 @@
 """Groups of weights: which axes index them, their norms, and the proximal maps of sums of norms."""
 
+import functools
 import math
 import numbers
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from typing import Any
 from keras import KerasTensor, backend, ops
 
 from keras_reg.ops.dtypes import at_least, like, magnitude, tiny, widen
-from keras_reg.ops.fused import folded, fused
+from keras_reg.ops.fused import folded, fused, in_parts, parts
 from keras_reg.ops.gradients import branch, may_branch, with_gradient
 
 
@@ -76,7 +77,7 @@ def over_norm(value: Any, norm: Any) -> Any:
 def _norms(x: Any, inside: tuple[int, ...]) -> Any:
     """One norm for each group, in one pass where no square can have overflowed or vanished, in two elsewhere."""
     low, high, unit = _RANGES[backend.standardize_dtype(x.dtype)]
-    squares = ops.sum(folded(ops.square, x, axes=inside), axis=inside, keepdims=True)
+    squares = _sum_of_squares(x, inside)
 
     def rescaled():
         one = ops.ones_like(squares)
@@ -89,6 +90,16 @@ def _norms(x: Any, inside: tuple[int, ...]) -> Any:
         return rescaled()
     # The root inside: outside, its derivative at 0 would come into that of the other branch.
     return branch(_within(squares, low, high), lambda: ops.sqrt(squares), rescaled)
+
+
+def _sum_of_squares(x: Any, inside: tuple[int, ...]) -> Any:
+    def total(x):
+        return ops.sum(folded(ops.square, x, axes=inside), axis=inside, keepdims=True)
+
+    if not in_parts(x):
+        return total(x)
+    sums = [total(part) for part in parts(x, 0)]
+    return functools.reduce(ops.add, sums) if 0 in inside else ops.concatenate(sums, axis=0)
 
 
 def _within(values: Any, low: float, high: float) -> Any:
@@ -124,14 +135,15 @@ def block_soft_threshold(x: Any, threshold: Any, axis: int | tuple[int, ...] = -
     Reference: [Yuan and Lin, 2006](https://doi.org/10.1111/j.1467-9868.2005.00532.x).
     """
     x, dtype = widen(x)
-    threshold = like(x, threshold)
-    norm = group_norm(x, axis, keepdims=True)
-    # Of a dead group, all.
-    share = threshold / at_least(norm, at_least(threshold, tiny(x)))
-    return ops.cast(_without(x, share), dtype)
+    return ops.cast(without(x, shares_taken(group_norm(x, axis, keepdims=True), like(x, threshold))), dtype)
 
 
-def _without(x: Any, share: Any) -> Any:
+def shares_taken(norm: Any, threshold: Any) -> Any:
+    """What the block soft threshold takes off groups of these norms, as a share of each; of a dead group, 1."""
+    return threshold / at_least(norm, at_least(threshold, tiny(norm)))
+
+
+def without(x: Any, share: Any) -> Any:
     """`x - x * share`: 0 where the share is 1, and never -0."""
     if backend.backend() == "torch" and not isinstance(x, KerasTensor):
         import torch
@@ -167,36 +179,46 @@ def weighted_block_soft_threshold(x: Any, step: Any, threshold: Any, axis: int |
     """
     x, dtype = widen(x)
     _, inside = group_axes(axis, len(x.shape))
-
-    def total(values):
-        return ops.sum(values, axis=inside, keepdims=True) if inside else values
-
     norm = group_norm(x, axis, keepdims=True)
     norm = ops.where(norm < tiny(x), ops.ones_like(norm), norm)
     step, threshold = like(x, step), like(x, threshold)
 
-    # In units of the norm. Where operations are fused, they are made anew wherever they are read, which takes less time than to keep them.
-    def unit():
-        return x / norm
+    def in_units(x, norm, step, rate):
+        """Weights in units of their norm, and how hard each is pulled."""
+        return x / norm, step * rate
 
-    def pull():
-        # Never 0, which would be 0/0 at a weight of 0.
-        return step * (threshold / norm) + like(x, tiny(x))
-
+    arrays = (x, norm, step, threshold / norm)
     if backend.backend() == "torch":
-        units, pulls = unit(), pull()
-        unit, pull = lambda: units, lambda: pulls
+        # Where operations are fused, these are made anew wherever they are read, which takes less time than to keep them.
+        arrays, in_units = in_units(*arrays), lambda unit, pull: (unit, pull)
+
+    def total(function, *others, reduce=ops.sum, combine=ops.add):
+        def value(*own):
+            return function(*in_units(*own[: len(arrays)]), *own[len(arrays) :])
+
+        values = folded(value, *arrays, *others, axes=inside, combine=combine)
+        return reduce(values, axis=inside, keepdims=True) if inside else values
 
     def sums(root):
-        squares = ops.square(unit() / (root + pull()))
-        return total(squares), total(squares / (root + pull()))
+        squares = total(lambda unit, pull, root: ops.square(unit / (root + pull)), root)
+        return squares, total(lambda unit, pull, root: ops.square(unit / (root + pull)) / (root + pull), root)
 
-    largest = ops.broadcast_to(pull(), x.shape)
-    largest = ops.amax(largest, axis=inside, keepdims=True) if inside else largest
-    root = norms_left(total(ops.square(unit()) * pull()), largest, sums)
-    # Where no pull outweighs the norm, the group is alive.
-    dead = branch(ops.any(largest >= 1), lambda: total(ops.square(unit() / pull())) <= 1, lambda: largest >= 1)
-    return ops.cast(ops.where(dead, ops.zeros_like(x), x * (root / (root + pull()))), dtype)
+    largest = total(lambda unit, pull: ops.broadcast_to(pull, unit.shape), reduce=ops.amax, combine=ops.maximum)
+    root = norms_left(total(lambda unit, pull: unit * (unit * pull)), largest, sums)
+    # Where no pull outweighs the norm, the group is alive. (The smallest number keeps a weight of 0 without a step from 0/0.)
+    dead = branch(ops.any(largest >= 1), lambda: total(lambda unit, pull: ops.square(unit / (pull + tiny(x)))) <= 1, lambda: largest >= 1)
+    return ops.cast(_kept(x, in_units(*arrays)[1], root, dead), dtype)
+
+
+def _kept(x: Any, pull: Any, root: Any, dead: Any) -> Any:
+    """`x * root / (root + pull)`, and 0 in dead groups."""
+    share = ops.where(dead, ops.zeros_like(root), root) / (root + pull)
+    if backend.backend() == "torch" and not isinstance(x, KerasTensor):
+        import torch
+
+        # From 0 on, so that nothing is -0.
+        return torch.addcmul(torch.zeros((), dtype=x.dtype, device=x.device), x, share)
+    return ops.where(dead, ops.zeros_like(x), x * share)
 
 
 def norms_left(mean: Any, largest: Any, sums: Callable[[Any], tuple[Any, Any]]) -> Any:
@@ -224,11 +246,11 @@ def norms_left(mean: Any, largest: Any, sums: Callable[[Any], tuple[Any, Any]]) 
         steps = _GROUP_NEWTON_STEPS - 1
         return ops.while_loop(lambda root, change: change > small, improve, (root, change), maximum_iterations=steps)[0]
 
-    # The start is right to first order in the pulls, or else from below. What it leaves is at most 3/8 of the square of the largest;
-    # what a step leaves is about the square of what it changed.
+    # The start is right to first order in the pulls, or else from below. What it leaves is at most 3/8 of the square of the largest, of
+    # which the weights feel the largest pull's share; what a step leaves is about the square of what it changed.
     start = at_least(1 - ops.where(2 * largest < 1, mean, largest), _LOWEST_ROOT)
-    small = 1e-4 if backend.standardize_dtype(largest.dtype) == "float32" else 4e-9
-    return branch(ops.amax(largest) > 2.5 * small, improved, lambda: start)
+    harmless, small = (4e-3, 1e-4) if backend.standardize_dtype(largest.dtype) == "float32" else (5e-6, 4e-9)
+    return branch(ops.amax(largest) > harmless, improved, lambda: start)
 
 
 # Sums of squares between the first two have lost nothing; below, the weights times the third have not, and above, those divided by it.

@@ -12,9 +12,9 @@ from keras import ops
 from keras_reg import ops as maps
 from keras_reg._registration import register
 from keras_reg._validation import boolean, floating_tensor, non_negative, step_size
-from keras_reg.ops.dtypes import at_least, widen
+from keras_reg.ops.dtypes import at_least, like, widen
 from keras_reg.ops.fused import fused, sum_of_magnitudes
-from keras_reg.ops.groups import group_axes, group_size, over_norm
+from keras_reg.ops.groups import group_axes, group_size, over_norm, shares_taken, without
 from keras_reg.regularizers.convex import L1
 from keras_reg.regularizers.hoyer import HoyerSquare, refuse_proximal
 from keras_reg.regularizers.penalty import Penalty, is_zero, largest_magnitude, pair, with_formula
@@ -148,10 +148,9 @@ class Grouped(GroupPenalty):
         weight = self.group_weight(w)
         kind = self._step_kind(step, w)
         if isinstance(self.penalty, L1):
-            threshold = self.penalty.l1 * weight
             if kind == "weight":
-                return ops.cast(maps.weighted_block_soft_threshold(w, step, threshold, self.axis), dtype)
-            return ops.cast(maps.block_soft_threshold(w, step * threshold, self.axis), dtype)
+                return ops.cast(maps.weighted_block_soft_threshold(w, step, self.penalty.l1 * weight, self.axis), dtype)
+            return ops.cast(without(w, self.shares_taken(w, step)), dtype)
         if kind == "weight":
             raise NotImplementedError(
                 f"{self!r} has no exact prox with a step for each weight: give one step, or one for each group "
@@ -161,6 +160,13 @@ class Grouped(GroupPenalty):
         shrunk = self.penalty.prox(norm / weight, step) * weight
         dead = ops.equal(norm, 0)
         return ops.cast(w * (shrunk / ops.where(dead, ops.ones_like(norm), norm)), dtype)
+
+    def shares_taken(self, w: Any, step: Any) -> Any:
+        if not isinstance(self.penalty, L1):
+            return None
+        w, _ = widen(w, "w")
+        threshold = like(w, step * self.penalty.l1 * self.group_weight(w))
+        return shares_taken(maps.group_norm(w, self.axis, keepdims=True), threshold)
 
     def subdiff_distance(self, w: Any, grad: Any) -> Any:
         w, grad = pair(w, grad)

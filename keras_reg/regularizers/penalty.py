@@ -191,6 +191,10 @@ class Penalty(keras.regularizers.Regularizer):
         del rank  # none is known
         return ()
 
+    def shares_taken(self, w: Any, step: Any) -> Any:
+        """Shares that broadcast to `w`, so that the prox is `w - w * shares`; `None` where it is not of this kind."""
+        del w, step
+
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raise a `ValueError` where weights of this shape cannot be penalised. Called when a layer is built."""
         del shape  # any will do

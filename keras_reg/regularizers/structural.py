@@ -12,7 +12,7 @@ from keras import ops
 from keras_reg._registration import register
 from keras_reg._validation import floating_tensor, non_negative, one_of, step_size
 from keras_reg.ops.dtypes import at_least, tiny, widen
-from keras_reg.ops.groups import norms_left
+from keras_reg.ops.groups import norms_left, shares_taken, without
 from keras_reg.regularizers.penalty import Penalty, is_zero, largest_magnitude, pair
 
 COSTS = ("parameters", "macs")
@@ -259,11 +259,8 @@ class Groups:
         threshold = ops.cast(strength, norms.dtype) * ops.cast(self.weights, norms.dtype)
         if any(getattr(step, "shape", ()) for step in steps):
             return self._weighted_prox(tensors, steps, threshold, norms)
-        threshold = ops.cast(steps[0], norms.dtype) * threshold
-        dead = norms <= threshold
-        shares = ops.where(dead, ops.ones_like(norms), threshold / ops.where(dead, ops.ones_like(norms), norms))
-        # What is taken off is subtracted: a dead group is 0, and never -0.
-        return [w - w * share for w, share in zip(tensors, self.spread(shares, tensors), strict=True)]
+        shares = shares_taken(norms, ops.cast(steps[0], norms.dtype) * threshold)
+        return [without(w, share) for w, share in zip(tensors, self.spread(shares, tensors), strict=True)]
 
     def _weighted_prox(self, tensors: list[Any], steps: list[Any], threshold: Any, norms: Any) -> list[Any]:
         """As `keras_reg.ops.weighted_block_soft_threshold`, in units of the present norms."""
