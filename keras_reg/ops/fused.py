@@ -14,6 +14,7 @@ LARGE = 2**16
 """Number of entries from which on a saved pass is worth the time to compile."""
 PART = 2**18
 """Number of entries of which a processor's cache holds a few copies."""
+BLOCKS = 4
 FOLDS = 8
 SHORTEST = 16
 """Number of entries that a processor works on together."""
@@ -103,6 +104,38 @@ def in_place(function: Callable, axes: Sequence[int], x: Any, *others: Any) -> N
     axis = max(axes, key=lambda axis: x.shape[axis])
     for part, *rest in zip(*(parts(array, axis) for array in (x, *others)), strict=True):
         part.copy_(function(part, *rest))
+
+
+def in_blocks(function: Callable, axes: Sequence[int], x: Any, *others: Any) -> Any:
+    """`function(x, *others)`, as in `fused`; where JAX compiles for a processor, a block of slices after another.
+
+    It would keep what is read more than once as arrays of the size of `x`, which its allocator fetches anew at every call.
+
+    Args:
+        axes: As in `in_place`.
+        others: Arrays of the shape of `x`.
+    """
+    axis = next((axis for axis in axes if x.shape[axis] % BLOCKS == 0), None)
+    if not others or axis is None or len(axes) == len(x.shape) or not _jax_on_a_processor(x):
+        return fused(function, x, *others)
+    import jax
+
+    length = x.shape[axis] // BLOCKS
+
+    def work_on(block, x):
+        own = (jax.lax.dynamic_slice_in_dim(array, block * length, length, axis) for array in (x, *others))
+        return jax.lax.dynamic_update_slice_in_dim(x, function(*own), block * length, axis)
+
+    return jax.lax.fori_loop(0, BLOCKS, work_on, x)
+
+
+def _jax_on_a_processor(x: Any) -> bool:
+    """Whether JAX compiles something for a large `x` that is to run on CPUs."""
+    if backend.backend() != "jax" or x.size < LARGE:
+        return False
+    import jax
+
+    return isinstance(x, jax.core.Tracer) and jax.default_backend() == "cpu"
 
 
 def take_off(x: Any, shares: Any) -> None:

@@ -11,7 +11,7 @@ from keras import backend, ops
 from keras_reg._registration import register
 from keras_reg._validation import non_negative, one_of
 from keras_reg.ops.dtypes import widen
-from keras_reg.ops.fused import compiled, fused, in_parts, in_place, joins, take_off
+from keras_reg.ops.fused import compiled, in_blocks, in_parts, in_place, joins, take_off
 from keras_reg.optimizers import step_sizes
 from keras_reg.regularizers import Penalty, StructuralGroupLasso
 from keras_reg.regularizers.acting import Claim
@@ -331,6 +331,7 @@ class Proximal(keras.optimizers.Optimizer):
         def prox(x, *slots):
             return penalty.prox(x, step(*slots))
 
+        axes = penalty.separable_axes(len(variable.shape))
         before = ops.stop_gradient(variable.value)
         # In a stateless scope the value is not the variable's own.
         if in_parts(before) and variable.value is variable._value and not step_sizes.remembers(self.inner_optimizer):
@@ -338,10 +339,10 @@ class Proximal(keras.optimizers.Optimizer):
             if shares is not None and shares.dtype == before.dtype:
                 take_off(before, shares)
                 return
-            if axes := penalty.separable_axes(len(variable.shape)):
+            if axes:
                 in_place(prox, axes, before, *slots)
                 return
-        after = fused(prox, before, *slots)
+        after = in_blocks(prox, axes, before, *slots)
         step_sizes.remember(self.inner_optimizer, variable, before, after, rate)
         variable.assign(after)
 
