@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
-from keras import backend, ops
+from keras import ops
 
 from keras_reg._registration import register
 from keras_reg._validation import non_negative, one_of
-from keras_reg.ops.dtypes import widen
 from keras_reg.ops.fused import compiled, in_blocks, in_parts, in_place, joins, take_off
 from keras_reg.optimizers import step_sizes
-from keras_reg.regularizers import Penalty, StructuralGroupLasso
-from keras_reg.regularizers.acting import Claim
+from keras_reg.optimizers.claims import Claims, is_proximal, structure_of, wide
+from keras_reg.regularizers import Penalty
 from keras_reg.regularizers.structural import Groups
 
 METRICS = ("auto", "euclidean", "preconditioned")
@@ -114,7 +113,7 @@ class Proximal(keras.optimizers.Optimizer):
                 f"(Adam, AdamW, Nadam, Adamax, RMSprop, Adagrad and Ftrl have one). Received: metric={metric!r}"
             )
         # Past the tracking of attributes by Keras, which would take the inner variables for its own.
-        object.__setattr__(self, "_claims", {})
+        object.__setattr__(self, "_claims", Claims(self))
         super().__init__(learning_rate=0.0, name=name)
         for unused in (self._iterations, self._learning_rate):
             self._untrack_variable(unused)
@@ -133,7 +132,7 @@ class Proximal(keras.optimizers.Optimizer):
         variables = list(variables)
         if not variables:  # Keras, on loading HDF5: it has none at hand then
             return
-        penalised = [v for v in variables if _is_proximal(v.regularizer)]
+        penalised = [v for v in variables if is_proximal(v.regularizer)]
         if not penalised:
             others = sorted({type(v.regularizer).__name__ for v in variables if v.regularizer is not None})
             raise ValueError(
@@ -146,14 +145,12 @@ class Proximal(keras.optimizers.Optimizer):
         self.inner_optimizer.build(variables)
         if step_sizes.momentum(self.inner_optimizer):
             # Among the inner variables: on JAX those alone are put back where a step only accumulates gradients.
-            dtype = "float64" if any(_wide(v) == "float64" for v in penalised) else "float32"
+            dtype = "float64" if any(wide(v) == "float64" for v in penalised) else "float32"
             self._past = self.inner_optimizer.add_variable((), dtype=dtype, aggregation="only_first_replica", name="proximal_step")
         for index, variable in enumerate(variables):
             self._trainable_variables_indices[self._var_key(variable)] = index
         self._trainable_variables.extend(variables)
-        for variable in penalised:
-            self._claim(variable)
-        self._join()
+        self._claims.update(variables)
         # From the inside, at the one place that sees real updates alone and their learning rate, on every backend.
         self.inner_optimizer._backend_update_step = self._update_and_apply_prox
         self.inner_optimizer._update_model_variables_moving_average = self._average
@@ -161,7 +158,7 @@ class Proximal(keras.optimizers.Optimizer):
 
     def _check_prox(self, variable: Any, penalty: Penalty) -> None:
         """Refuse, by name, a penalty without a prox in the metric."""
-        if _structure(penalty) is not None:
+        if structure_of(penalty) is not None:
             return
         sample = ops.ones((2,) * len(variable.shape), "float32")
         step = ops.ones_like(sample) if self.metric == "preconditioned" else 1.0
@@ -173,33 +170,9 @@ class Proximal(keras.optimizers.Optimizer):
                 f"Proximal with metric={self.metric!r} cannot apply the penalty of {variable.path!r}, {penalty!r}: {error}{hint}"
             ) from None
 
-    def _claim(self, variable: Any) -> None:
-        strength = self.add_variable(
-            shape=(),
-            initializer=keras.initializers.Constant(variable.regularizer.strength),
-            dtype=_wide(variable),
-            aggregation="only_first_replica",
-            name=f"{variable.path.replace('/', '_')}_strength",
-        )
-        self._claims[self._var_key(variable)] = (variable, strength)
-        # The variable gets a copy of its own: the penalty itself may serve other variables, under other optimizers.
-        penalty = variable.regularizer.at_strength(variable.regularizer.strength)
-        penalty.claim = Claim(self, variable, strength)
-        variable.regularizer = penalty
-
-    def _join(self) -> None:
-        """Tell the parts of a penalty that reaches over several weights of each other."""
-        structures: dict[str, list] = {}
-        for variable, _ in self._claims.values():
-            if (structure := _structure(variable.regularizer)) is not None:
-                structures.setdefault(structure, []).append(variable)
-        for partners in structures.values():
-            for variable in partners:
-                variable.regularizer.partners = tuple(partners)
-
     def check_penalties(self, regularizer_of: Callable[[Any], Any]) -> None:
         """Raise a `ValueError` where this optimizer, built, could not apply the penalties that its variables are to get."""
-        penalised = [(v, r) for v in self._trainable_variables if _is_proximal(r := regularizer_of(v))]
+        penalised = [(v, r) for v in self._trainable_variables if is_proximal(r := regularizer_of(v))]
         if not penalised:
             raise ValueError(
                 f"{self.name!r} would have nothing left to apply, and the model could not be trained on after loading. Compile it with "
@@ -210,24 +183,16 @@ class Proximal(keras.optimizers.Optimizer):
 
     def refresh_claims(self) -> None:
         """Take up the penalties that the variables have got since it was built, and drop those that are gone."""
-        for variable in self._trainable_variables:
-            key, penalty = self._var_key(variable), variable.regularizer
-            wanted = _is_proximal(penalty)
-            if key in self._claims and not (wanted and penalty.claim is not None and penalty.claim.is_of(self)):
-                _, strength = self._claims.pop(key)
-                self._untrack_variable(strength)
-            if wanted and key not in self._claims:
-                self._claim(variable)
-        self._join()
+        self._claims.update(self._trainable_variables)
 
     def applies_prox_to(self, variable: Any) -> bool:
         """Whether this optimizer, once built, applies a prox to the variable after each update."""
-        return self._var_key(variable) in self._claims
+        return variable in self._claims
 
     @property
     def strengths(self) -> dict[str, float]:
         """The present strength of each penalised variable, by its path."""
-        return {variable.path: float(ops.convert_to_tensor(strength)) for variable, strength in self._claims.values()}
+        return self._claims.values()
 
     def set_strength(self, strength: float, path: str | None = None) -> None:
         """Change the strength of all penalised variables, or of the one at `path`; nothing is compiled anew.
@@ -239,12 +204,7 @@ class Proximal(keras.optimizers.Optimizer):
         strength = non_negative(strength, "strength")
         if not self.built:
             raise ValueError("The optimizer has no strengths before it is built: call `build(model.trainable_variables)` first.")
-        chosen = [claim for claim in self._claims.values() if path is None or path in _paths(claim[0])]
-        if not chosen:
-            raise ValueError(f"Argument `path` must be one of {sorted(self.strengths)}. Received: path={path!r}")
-        for variable, present in chosen:
-            present.assign(strength)
-            variable.regularizer.set_strength(strength)
+        self._claims.set(strength, path)
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         if trainable_variables is None:
@@ -281,11 +241,12 @@ class Proximal(keras.optimizers.Optimizer):
             if partners := getattr(variable.regularizer, "partners", ()):
                 structures[variable.regularizer.structure] = partners
                 continue
-            rank = len(variable.shape)
+            key, rank = self._var_key(variable), len(variable.shape)
             entrywise = len(variable.regularizer.separable_axes(rank)) == rank
-            if joins(gradient) and step_sizes.worth_compiling(inner, entrywise):
-                joined[self._var_key(variable)] = functools.partial(self._apply_prox, variable, rate) if entrywise else None
-            if not entrywise or self._var_key(variable) not in joined:
+            if joins(gradient) and step_sizes.worth_compiling(inner, with_prox=entrywise):
+                # The norms of groups take less time of weights that are there as an array.
+                joined[key] = functools.partial(self._apply_prox, variable, rate) if entrywise else None
+            if joined.get(key) is None:
                 alone.append(variable)
         with self._joined_to_the_update(joined):
             type(inner)._backend_update_step(inner, grads, variables, learning_rate)
@@ -296,7 +257,10 @@ class Proximal(keras.optimizers.Optimizer):
 
     @contextlib.contextmanager
     def _joined_to_the_update(self, joined: dict) -> Iterator[None]:
-        """Compile the updates of these variables, each with what is to follow it."""
+        """Compile the updates of these variables, by their keys, each with what is to follow it.
+
+        TensorFlow would make a pass over the weights for every operation of an update.
+        """
         inner = self.inner_optimizer
         bare = functools.partial(type(inner).update_step, inner)
 
@@ -322,7 +286,7 @@ class Proximal(keras.optimizers.Optimizer):
                 del inner.update_step
 
     def _apply_prox(self, variable: Any, rate: Any) -> None:
-        _, strength = self._claims[self._var_key(variable)]
+        strength = self._claims.strength_of(variable)
         penalty = variable.regularizer.at_strength(ops.convert_to_tensor(strength))
 
         rate = ops.cast(rate, strength.dtype)
@@ -354,7 +318,7 @@ class Proximal(keras.optimizers.Optimizer):
 
     def _apply_to_all(self, partners: Sequence[Any], rate: Any) -> None:
         """The prox of a penalty on several weights together."""
-        _, strength = self._claims[self._var_key(partners[0])]
+        strength = self._claims.strength_of(partners[0])
         rate = ops.cast(rate, strength.dtype)
         steps = [step(*slots) for step, *slots in (self._step(variable, rate) for variable in partners)]
         groups = Groups.of([(variable.regularizer, tuple(variable.shape)) for variable in partners])
@@ -402,11 +366,11 @@ class Proximal(keras.optimizers.Optimizer):
 
     def save_own_variables(self, store: Any) -> None:
         # Keras saves the inner optimizer, an attribute, by itself.
-        for index, variable in enumerate(self._strengths_in_order()):
+        for index, variable in enumerate(self._claims.in_order(self._trainable_variables)):
             store[str(index)] = ops.convert_to_numpy(variable)
 
     def load_own_variables(self, store: Any) -> None:
-        strengths = self._strengths_in_order()
+        strengths = self._claims.in_order(self._trainable_variables)
         if len(store) != len(strengths):
             raise ValueError(
                 f"{self.name!r} has {len(strengths)} penalised variables, and the saved one {len(store)}: "
@@ -414,11 +378,6 @@ class Proximal(keras.optimizers.Optimizer):
             )
         for index, variable in enumerate(strengths):
             variable.assign(store[str(index)])
-
-    def _strengths_in_order(self) -> list:
-        """In the order in which a new one would claim its variables, whenever this one claimed them."""
-        keys = map(self._var_key, self._trainable_variables)
-        return [self._claims[key][1] for key in keys if key in self._claims]
 
     def get_config(self) -> dict:
         inner = keras.saving.serialize_keras_object(self.inner_optimizer)
@@ -447,25 +406,6 @@ def _optimizer(inner: Any) -> Any:
         if isinstance(optimizer, kind):
             raise ValueError(f"Argument `inner_optimizer` must not be {kind.__name__}: {reason}. Received: inner_optimizer={inner!r}")
     return optimizer
-
-
-def _is_proximal(regularizer: Any) -> bool:
-    return isinstance(regularizer, Penalty) and regularizer.proximal
-
-
-def _structure(regularizer: Any) -> str | None:
-    """The name of what a penalty is a part of, if it is."""
-    return regularizer.structure if isinstance(regularizer, StructuralGroupLasso) else None
-
-
-def _paths(variable: Any) -> list[str]:
-    """Those of the weights that share a strength."""
-    return [partner.path for partner in getattr(variable.regularizer, "partners", ()) or (variable,)]
-
-
-def _wide(variable: Any) -> str:
-    """The dtype in which the prox of the variable is computed."""
-    return backend.standardize_dtype(widen(ops.zeros((), variable.dtype))[0].dtype)
 
 
 def _forwarded(name: str) -> property:
