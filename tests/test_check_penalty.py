@@ -109,6 +109,11 @@ class SeparatesTheWeightsOfAGroup(GroupLasso):
         return tuple(range(rank))
 
 
+class TakesSharesOfWhatItLeaves(GroupLasso):
+    def shares_taken(self, w, step):
+        return 1 - super().shares_taken(w, step)
+
+
 class WrongSubdifferential(L1):
     def slope(self, size):
         return 1.5 * self.l1 * ops.ones_like(size)
@@ -139,6 +144,7 @@ class WrongSubdifferential(L1):
         (HardForLasso(0.5), "the prox minimises its objective'"),
         (OneStepForAll(0.5), "with a step for each weight"),
         (SeparatesTheWeightsOfAGroup(0.5), "the prox takes every slice along separable_axes by itself"),
+        (TakesSharesOfWhatItLeaves(0.5), "the prox takes off what shares_taken says"),
         (WrongSubdifferential(0.5), "the gradient agrees with subdiff_distance"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Penalty) else "",

@@ -150,7 +150,7 @@ class Grouped(GroupPenalty):
         if isinstance(self.penalty, L1):
             if kind == "weight":
                 return ops.cast(maps.weighted_block_soft_threshold(w, step, self.penalty.l1 * weight, self.axis), dtype)
-            return ops.cast(without(w, self.shares_taken(w, step)), dtype)
+            return ops.cast(without(w, self._shares_taken(w, step)), dtype)
         if kind == "weight":
             raise NotImplementedError(
                 f"{self!r} has no exact prox with a step for each weight: give one step, or one for each group "
@@ -162,8 +162,11 @@ class Grouped(GroupPenalty):
         return ops.cast(w * (shrunk / ops.where(dead, ops.ones_like(norm), norm)), dtype)
 
     def shares_taken(self, w: Any, step: Any) -> Any:
-        if not isinstance(self.penalty, L1):
-            return None
+        # The prox of a subclass may be another one.
+        same = type(self).prox is Grouped.prox and isinstance(self.penalty, L1)
+        return self._shares_taken(w, step) if same and self._step_kind(step, w) != "weight" else None
+
+    def _shares_taken(self, w: Any, step: Any) -> Any:
         w, _ = widen(w, "w")
         threshold = like(w, step * self.penalty.l1 * self.group_weight(w))
         return shares_taken(maps.group_norm(w, self.axis, keepdims=True), threshold)

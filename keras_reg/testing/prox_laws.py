@@ -166,6 +166,20 @@ def prox_of_slices(case: Case) -> Iterator[str]:
                 yield f"along axis {axis}, at step=0.7 and w={show(w)}, it gives {show(case.prox(w, 0.7))}, of the slices {show(slices)}."
 
 
+def prox_by_shares(case: Case) -> Iterator[str]:
+    """The prox takes off what shares_taken says."""
+    if not case.has_prox:
+        return
+    for scale in SCALES:
+        w = case.normal(scale)
+        shares = case.penalty.shares_taken(ops.convert_to_tensor(w), 0.7)
+        if shares is None:
+            return
+        left = w - w * ops.convert_to_numpy(shares)
+        if not np.allclose(left, case.prox(w, 0.7), rtol=1e-4, atol=1e-6 * scale):
+            yield f"at step=0.7 and w={show(w)} it gives {show(case.prox(w, 0.7))}, by its shares {show(left)}."
+
+
 def firmly_nonexpansive(case: Case) -> Iterator[str]:
     """The prox is firmly non-expansive, as it is for every convex penalty."""
     if not case.has_prox or not case.penalty.convex:
@@ -188,5 +202,6 @@ PROX_LAWS = (
     prox_finite,
     prox_compiled,
     prox_of_slices,
+    prox_by_shares,
     firmly_nonexpansive,
 )
