@@ -174,6 +174,16 @@ def test_norms_of_many_weights_hold_at_every_scale(scale):
     np.testing.assert_allclose(gradient, values / np.where(norms == 0, 1, norms) * weights, rtol=1e-5)
 
 
+def test_an_infinite_threshold_leaves_nothing():
+    x = np.array([[3.0, 0.0], [-4.0, 0.0]], "float32")
+    for y in (maps.soft_threshold(x, np.inf), maps.hard_threshold(x, np.inf), maps.block_soft_threshold(x, np.inf)):
+        np.testing.assert_array_equal(ops.convert_to_numpy(y), 0)
+
+
+def test_no_weights_have_no_norms():
+    assert ops.convert_to_numpy(maps.group_norm(np.ones((3, 0), "float32"), -1)).shape == (0,)
+
+
 def test_a_group_dies_whatever_the_step_of_its_zeros():
     x = np.array([[0.0], [1e-3]], "float32")
     y = maps.weighted_block_soft_threshold(x, np.array([[0.0], [1e6]], "float32"), 1.0)

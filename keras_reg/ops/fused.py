@@ -15,7 +15,9 @@ LARGE = 2**16
 PART = 2**18
 """Number of entries of which a processor's cache holds a few copies."""
 BLOCKS = 4
+"""Into how many blocks JAX divides large weights."""
 FOLDS = 8
+"""Into how many parts, which are added up first, a sum is divided."""
 SHORTEST = 16
 """Number of entries that a processor works on together."""
 BATCH = 32

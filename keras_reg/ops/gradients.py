@@ -87,6 +87,8 @@ def choose(condition: Any, then: Callable, otherwise: Callable) -> Any:
 
 
 def _at_hand(condition: Any) -> bool:
+    if isinstance(condition, KerasTensor):
+        return False
     if backend.backend() == "jax":
         import jax
 

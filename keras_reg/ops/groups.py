@@ -104,7 +104,7 @@ def _sum_of_squares(x: Any, inside: tuple[int, ...]) -> Any:
 
 def _within(values: Any, low: float, high: float) -> Any:
     """Whether all are between the two."""
-    if backend.backend() == "torch":
+    if backend.backend() == "torch" and values.numel():
         import torch
 
         smallest, largest = torch.aminmax(values)
@@ -140,7 +140,8 @@ def block_soft_threshold(x: Any, threshold: Any, axis: int | tuple[int, ...] = -
 
 def shares_taken(norm: Any, threshold: Any) -> Any:
     """What the block soft threshold takes off groups of these norms, as a share of each; of a dead group, 1."""
-    return threshold / at_least(norm, at_least(threshold, tiny(norm)))
+    share = threshold / at_least(norm, at_least(threshold, tiny(norm)))
+    return ops.where(norm <= threshold, ops.ones_like(share), share)
 
 
 def without(x: Any, share: Any) -> Any:
