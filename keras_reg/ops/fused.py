@@ -56,7 +56,7 @@ def sum_of_squares(x: Any) -> Any:
 
 
 def _plain_sum(function: Callable, gradient: Callable, x: Any) -> Any:
-    """`fused_sum` of a function so plain that TensorFlow alone takes long to add it up; `gradient(x, upstream)` as in `with_gradient`."""
+    """`fused_sum` of a function so plain that JAX needs no help to add it up; `gradient(x, upstream)` as in `with_gradient`."""
     if not (worth_compiling(x) or in_parts(x)):
         return ops.sum(function(x))
     return with_gradient(lambda x: fused_sum(function, x), gradient, x)
