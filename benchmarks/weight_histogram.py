@@ -24,7 +24,7 @@ import keras
 import numpy as np
 
 from keras_reg.callbacks import WeightHistogram
-from keras_reg.callbacks.weights import named_weights, read
+from keras_reg.weights import named_weights, read
 
 TARGET_RATIO = 20
 TARGET_MEGABYTES = 32

@@ -26,9 +26,12 @@ WHERE_USED = {"jax", "matplotlib", "rich", "scipy", "sklearn", "tensorboard", "t
 FLOORS = (
     {"_labels", "_registration", "_validation", "_version"},
     {"ops"},
+    {"weights"},
     {"regularizers"},
-    {"callbacks", "layers", "losses", "metrics", "optimizers", "testing"},
-    {"models", "selection", "visualization"},
+    {"layers", "losses", "metrics", "optimizers", "testing"},
+    {"models"},
+    {"callbacks"},
+    {"selection", "visualization"},
 )
 """A namespace imports from the floors below its own, and from itself."""
 

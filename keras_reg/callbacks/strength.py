@@ -10,7 +10,7 @@ import keras
 from keras import ops
 
 from keras_reg._validation import greater_than, non_negative, one_of, real_number
-from keras_reg.callbacks.mistakes import warn_of_mistakes
+from keras_reg.models.attachment.mistakes import warn_of_mistakes
 from keras_reg.ops.groups import group_axes
 from keras_reg.regularizers import Penalty
 from keras_reg.regularizers.acting import proximal_optimizers

@@ -14,9 +14,10 @@ from keras_reg._validation import boolean, non_negative
 from keras_reg.callbacks.event_file import EventFile, histogram_record, scalar_record
 from keras_reg.callbacks.figures import MeanPenalty, by_class, shares
 from keras_reg.callbacks.gradients import gradient_function
-from keras_reg.callbacks.mistakes import warn_of_mistakes
-from keras_reg.callbacks.weights import choose, group_axis, named_weights, penalty, read
+from keras_reg.models.attachment.mistakes import warn_of_mistakes
+from keras_reg.models.statistics import penalty
 from keras_reg.ops.counts import Counts, count, histogram
+from keras_reg.weights import choose, group_axis, named_weights, read
 
 
 class WeightHistogram(keras.callbacks.Callback):

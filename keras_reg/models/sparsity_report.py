@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_reg._validation import non_negative
-from keras_reg.callbacks.weights import choose, group_axis, penalty, read
+from keras_reg.models.statistics import penalty
 from keras_reg.models.table import html_table, text_table
 from keras_reg.ops.counts import count
+from keras_reg.weights import choose, group_axis, read
 
 NOTE = (
     "Zeros alone make nothing faster or smaller: a dense layer multiplies its zeros, and a file stores them.\n"

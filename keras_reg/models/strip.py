@@ -7,9 +7,10 @@ import keras
 from keras import ops
 
 from keras_reg._registration import PACKAGE
+from keras_reg.models.attachment.carrier import KEY
+from keras_reg.models.attachment.rebuilt import rebuild_from, refusals
 from keras_reg.regularizers.acting import proximal_optimizers
-from keras_reg.regularizers.carrier import KEY
-from keras_reg.regularizers.rebuilt import layers_of, rebuild_from, refusals
+from keras_reg.weights import layers_of
 
 
 def strip(model: keras.Model) -> keras.Model:

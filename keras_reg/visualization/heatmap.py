@@ -5,9 +5,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_reg.callbacks.weights import group_axis, read
 from keras_reg.ops.groups import group_axes
 from keras_reg.visualization.style import new_figure
+from keras_reg.weights import group_axis, read
 
 
 def kernel_heatmap(kernel: Any, axis: int | tuple[int, ...] | None = None, title: str | None = None) -> Any:

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 
 from keras_reg._validation import non_negative
-from keras_reg.callbacks.weights import choose, read
 from keras_reg.visualization.style import COLOURS, new_figure
+from keras_reg.weights import choose, read
 
 
 def weight_histograms(models: Mapping[str, Any], include: Any = None, near_zero: float = 1e-3, bins: int = 101) -> Any:

@@ -6,14 +6,14 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_reg.callbacks.weights import read
-from keras_reg.models.assignment import Assignment, own_copy
+from keras_reg.models.attachment.assignment import Assignment, own_copy
+from keras_reg.models.attachment.rebuilt import same_regularizer
 from keras_reg.models.compaction import rules as rules
 from keras_reg.models.compaction.rule import Rule, Slot
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.tracer import Tracer, graph_of
-from keras_reg.regularizers.rebuilt import same_regularizer
 from keras_reg.regularizers.structural import StructuralGroupLasso, cut
+from keras_reg.weights import read
 
 
 class Compaction:

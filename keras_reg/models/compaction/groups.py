@@ -7,9 +7,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_reg.callbacks.weights import read
 from keras_reg.models.compaction.compaction import Compaction
 from keras_reg.models.compaction.units import FIXED
+from keras_reg.weights import read
 
 
 @dataclass(frozen=True, eq=False)

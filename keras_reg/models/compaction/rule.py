@@ -10,11 +10,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_reg.callbacks.weights import read
+from keras_reg.models.attachment.carrier import original_class
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.units import Read, Units
-from keras_reg.regularizers.carrier import original_class
 from keras_reg.regularizers.structural import without_structures
+from keras_reg.weights import read
 
 
 def resolve(layer: Any, path: str) -> Any:

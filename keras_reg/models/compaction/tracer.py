@@ -9,10 +9,10 @@ import keras
 import numpy as np
 from keras import tree
 
+from keras_reg.models.attachment.carrier import original_class
 from keras_reg.models.compaction.rule import Rule, signals_in
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.units import Units
-from keras_reg.regularizers.carrier import original_class
 
 _RULES: dict[Any, type[Rule]] = {}
 

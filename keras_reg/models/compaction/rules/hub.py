@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from keras_reg.models.attachment.carrier import original_class
 from keras_reg.models.compaction.activations import entrywise
 from keras_reg.models.compaction.rule import Matrix, Rule, Slot, apply
 from keras_reg.models.compaction.tracer import rule_for
-from keras_reg.regularizers.carrier import original_class
 
 
 def _entrywise(activation) -> bool:

@@ -5,11 +5,11 @@ import numbers
 import numpy as np
 from keras import layers
 
+from keras_reg.models.attachment.carrier import original_class
 from keras_reg.models.compaction.rule import Rule, apply, signals_in
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.tracer import rule_for
 from keras_reg.models.compaction.units import FIXED
-from keras_reg.regularizers.carrier import original_class
 
 
 class Entrywise(Rule):

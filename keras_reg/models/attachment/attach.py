@@ -7,14 +7,14 @@ from typing import Any
 import keras
 
 from keras_reg._validation import boolean
-from keras_reg.models.assignment import Assignment, is_claimed, own_copy
-from keras_reg.models.compact import structural_groups
-from keras_reg.models.selecting import Weight, by_mapping, select
-from keras_reg.models.structural import structural_parts
+from keras_reg.models.attachment.assignment import Assignment, is_claimed, own_copy
+from keras_reg.models.attachment.mistakes import describe, does_nothing
+from keras_reg.models.attachment.rebuilt import same_regularizer
+from keras_reg.models.attachment.structural_parts import structural_parts
+from keras_reg.models.compaction.compact import structural_groups
 from keras_reg.models.table import html_table, text_table
 from keras_reg.regularizers import Penalty, StructuralGroupLasso
-from keras_reg.regularizers.mistakes import describe, does_nothing
-from keras_reg.regularizers.rebuilt import same_regularizer
+from keras_reg.weights import Weight, by_mapping, select
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import keras
 import numpy as np
 
 from keras_reg._registration import register
-from keras_reg.regularizers.carrier import WithPenalties, original_class, original_config, weight_name
+from keras_reg.models.attachment.carrier import WithPenalties, original_class, original_config
+from keras_reg.weights import layers_of, weight_name
 
 REGULARIZER_ATTRIBUTE = re.compile(r"_?(?!activity)\w*regularizer")
 
@@ -83,11 +84,6 @@ def _is_graph_of_layers(layer: Any) -> bool:
 
 def _is_of_keras(thing: Any) -> bool:
     return thing.__module__.split(".")[0] == "keras"
-
-
-def layers_of(layer: Any) -> Iterator[Any]:
-    """The layer and all in it, each once."""
-    yield from dict.fromkeys(layer._flatten_layers())
 
 
 def regularizer_attributes(layer: Any) -> Iterator[str]:

@@ -6,13 +6,13 @@ class that differs in saving alone: its config is that of the layer and the pena
 """
 
 import functools
-import re
 from collections.abc import Iterable
 from typing import Any
 
 import keras
 
 from keras_reg._registration import PACKAGE
+from keras_reg.weights import weight_name
 
 KEY = "keras_reg_penalties"
 
@@ -93,11 +93,6 @@ def original_config(layer: Any) -> dict:
         object.__setattr__(layer, "__class__", own)
     config.pop("compile_config", None)
     return config
-
-
-def weight_name(variable: Any) -> str:
-    """The name without the number that Keras gives to one that was given none: it is another in every copy."""
-    return re.sub(r"_\d+$", "", variable.name)
 
 
 def _settle(layer: Any) -> None:

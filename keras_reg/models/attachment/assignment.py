@@ -5,10 +5,11 @@ from typing import Any
 
 import keras
 
+from keras_reg.models.attachment.carrier import carried, carry, original_class
+from keras_reg.models.attachment.rebuilt import rebuilt_weights, same_regularizer, slots, units
 from keras_reg.regularizers import Penalty
 from keras_reg.regularizers.acting import proximal_optimizers
-from keras_reg.regularizers.carrier import carried, carry, original_class
-from keras_reg.regularizers.rebuilt import layers_of, rebuilt_weights, same_regularizer, slots, units
+from keras_reg.weights import layers_of
 
 
 class Assignment:

@@ -1,5 +1,7 @@
 """Silent mistakes around regularizers: what a model has that does nothing, will be lost, or hardly was meant."""
 
+import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -7,11 +9,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_reg.models.attachment.carrier import carried
+from keras_reg.models.attachment.rebuilt import rebuilt_weights, regularizer_attributes, same_regularizer, units
 from keras_reg.regularizers.acting import proximal_optimizers
-from keras_reg.regularizers.carrier import carried
 from keras_reg.regularizers.penalty import Penalty
-from keras_reg.regularizers.rebuilt import layers_of, rebuilt_weights, regularizer_attributes, same_regularizer, units
 from keras_reg.regularizers.structural import StructuralGroupLasso
+from keras_reg.weights import layers_of, own_variables
 
 ADAMS = ("Adam", "Adamax", "Nadam", "AdamW")
 
@@ -82,7 +85,7 @@ def find(model: Any, thorough: bool = True) -> list[Finding]:
     for unit in units(model):
         if thorough or not _looks_consistent(unit):
             _compare_with_rebuilt(unit, note)
-    owners = {id(v): layer for layer in layers_of(model) for v in _own_variables(layer)}
+    owners = {id(v): layer for layer in layers_of(model) for v in own_variables(layer)}
     optimizer = getattr(model, "optimizer", None)
     proximal = list(proximal_optimizers(optimizer)) if optimizer is not None else []
     base = _innermost(optimizer)
@@ -166,18 +169,14 @@ def _inconsistent(unit: Any) -> Iterator[tuple[str, Any]]:
         held = [regularizer for regularizer in attributes if regularizer is not None]
         for regularizer in held:
             if not any(v.regularizer is not None and _alike(v.regularizer, regularizer) for v in layer.weights):
-                for variable in _own_variables(layer):
+                for variable in own_variables(layer):
                     if variable.trainable and variable.regularizer is None and "bias" not in variable.name:
                         yield "inactive", variable
         if attributes and type(layer).__module__.split(".")[0] == "keras":
-            for variable in _own_variables(layer):
+            for variable in own_variables(layer):
                 present = variable.regularizer
                 if present is not None and id(variable) not in around and not any(_alike(present, r) for r in held):
                     yield "lost", variable
-
-
-def _own_variables(layer: Any) -> list[Any]:
-    return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
 def _innermost(optimizer: Any) -> Any:
@@ -206,3 +205,25 @@ def does_nothing(regularizer: Any) -> bool:
         return False
     # One matrix of dependent rows and columns: also what asks for orthogonality has a value there.
     return float(keras.ops.convert_to_numpy(regularizer(keras.ops.convert_to_tensor(np.ones((2, 2), "float32"))))) == 0
+
+
+_warned: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def warn_of_mistakes(model: Any) -> None:
+    """Warn, once for each, of what is sure to be a mistake; `keras_reg.models.check` lists the doubtful too."""
+    if not model.built:
+        return
+    # A schedule may start at strength 0; of a prox that is not applied the penalty itself warns.
+    starting = {v.path.removeprefix(f"{model.name}/") for v in model.weights if isinstance(v.regularizer, Penalty)}
+    known = _warned.setdefault(model, set())
+    new = []
+    for finding in find(model, thorough=False):
+        weights = sorted(set(finding.weights) - (starting if finding.kind == "no-op" else set()))
+        if finding.sure and finding.kind != "unapplied" and weights and (finding.kind, *weights) not in known:
+            known.add((finding.kind, *weights))
+            where = ", ".join(weights[:4]) + (", …" if len(weights) > 4 else "")
+            new.append(f"{where}: {finding.message}. To mend it: {finding.remedy}.")
+    if new:
+        lines = "\n".join(new)
+        warnings.warn(f"The penalties of {model.name!r} are not what they seem (see `keras_reg.models.check`):\n{lines}", stacklevel=3)

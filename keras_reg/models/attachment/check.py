@@ -6,8 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_reg.models.attachment.mistakes import Finding, find, finding
 from keras_reg.models.table import html_table, text_table
-from keras_reg.regularizers.mistakes import Finding, find, finding
 
 
 @dataclass(frozen=True)
