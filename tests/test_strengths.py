@@ -11,7 +11,6 @@ from keras import layers
 from steps import kernel, network, problem, reference
 
 from keras_reg.callbacks import StrengthScheduler, TargetSparsity
-from keras_reg.callbacks.strength import sparsity
 from keras_reg.optimizers import Proximal
 from keras_reg.regularizers import L1, L1L2, GroupLasso
 

@@ -7,9 +7,9 @@ import keras
 from keras import ops
 
 from keras_reg._registration import PACKAGE
+from keras_reg.binding import proximal_optimizers
 from keras_reg.models.attachment.carrier import KEY
 from keras_reg.models.attachment.rebuilt import rebuild_from, refusals
-from keras_reg.regularizers.acting import proximal_optimizers
 from keras_reg.weights import layers_of
 
 
@@ -144,7 +144,7 @@ def _compile(plain: Any, model: Any, compiled: dict, ours: dict[str, type]) -> N
     if optimizer is None or not optimizer.built:
         return
     proximal = list(proximal_optimizers(optimizer))
-    own = {id(v) for o in proximal for v in [*o._variables, o._past]}
+    own = {id(v) for o in proximal for v in (o._factors, o._past)}
     state = [v for v in optimizer.variables if id(v) not in own]
     for variable, target in zip(state, plain.optimizer.variables, strict=True):
         target.assign(ops.copy(variable))

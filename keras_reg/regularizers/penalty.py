@@ -2,19 +2,18 @@
 
 import copy
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import keras
-from keras import KerasTensor, backend, ops
+from keras import KerasTensor, ops
 
+from keras_reg import binding
 from keras_reg._registration import register
 from keras_reg._validation import boolean, floating_tensor, non_negative
 from keras_reg.ops.dtypes import at_least, like, magnitude, widen
 from keras_reg.ops.fused import fused, fused_sum
 from keras_reg.ops.gradients import with_gradient
-from keras_reg.regularizers.acting import Claim, awaits_its_optimizer, claim_in_force
 
 
 @register
@@ -55,60 +54,20 @@ class Penalty(keras.regularizers.Regularizer):
     convex: bool = False
     radial: bool = False
     strength_names: tuple[str, ...] = ("strength",)
-    claim: Claim | None = None
-    gradient_flowed = False
-    _warned = False
 
     def __init__(self, proximal: bool = False):
         self.proximal = boolean(proximal, "proximal")
 
-    def __call__(self, w: Any) -> Any:
-        """The penalty of `w`.
-
-        Args:
-            w: Weights: a float tensor, variable, array or nested list of any shape.
-
-        Returns:
-            A scalar in the dtype of `w`, summed in float32 or wider.
-        """
-        given = w
-        w = floating_tensor(w, "w")
-        self.check_shape(w.shape)
-        if self.proximal:
-            claim = claim_in_force(self, given)
-            if claim is not None:
-                w = w if isinstance(w, KerasTensor) else ops.stop_gradient(w)
-                # JAX keeps the optimizer's variables out of the loss: there it shows the strength that the penalty was given.
-                penalty = self if backend.backend() == "jax" else self.at_strength(ops.convert_to_tensor(claim.strength))
-                return self.claimed_value(w, penalty)
-            self.gradient_flowed = True
-            if not awaits_its_optimizer():
-                self._warn()
-        return self._total(w)
-
-    def claimed_value(self, w: Any, shown: "Penalty") -> Any:
-        """What joins the loss where the prox acts: the value of `shown`, this penalty at the strength of its optimizer."""
-        return shown._total(w)
-
-    def _total(self, w: Any) -> Any:
-        if isinstance(w, KerasTensor):
-            return self.value(w)
-        wide, dtype = widen(w)
-        return ops.cast(self.value(wide), dtype)
-
-    def _warn(self) -> None:
-        if not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{self!r} is proximal, but no optimizer applies its prox: its gradient joins the loss instead, which gives no exact "
-                "zeros. Compile the model with `keras_reg.optimizers.Proximal(optimizer)` (in a loop of your own, call its `build` "
-                "before the first loss), or set `proximal=False`.",
-                stacklevel=3,
-            )
+    # What a subclass writes.
 
     def value(self, w: Any) -> Any:
         """The penalty of a tensor of float32 or wider, differentiable in it."""
         raise NotImplementedError(f"{type(self).__name__} does not define `value(w)`.")
+
+    def get_config(self) -> dict:
+        return {"proximal": self.proximal}
+
+    # What it may write.
 
     def prox(self, w: Any, step: Any) -> Any:
         """The minimiser of `(x - w)**2 / (2 * step) + penalty(x)` over `x`.
@@ -152,6 +111,47 @@ class Penalty(keras.regularizers.Regularizer):
         """
         raise NotImplementedError(f"{self!r} has no largest useful strength: zero is stationary for none, or for every one.")
 
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise a `ValueError` where weights of this shape cannot be penalised. Called when a layer is built."""
+        del shape  # any will do
+
+    # What every penalty has.
+
+    def __call__(self, w: Any) -> Any:
+        """The penalty of `w`.
+
+        Args:
+            w: Weights: a float tensor, variable, array or nested list of any shape.
+
+        Returns:
+            A scalar in the dtype of `w`, summed in float32 or wider.
+        """
+        return binding.called(self, w)
+
+    def checked(self, w: Any) -> Any:
+        """Weights as a tensor that the penalty can be asked of."""
+        w = floating_tensor(w, "w")
+        self.check_shape(w.shape)
+        return w
+
+    def value_of(self, w: Any) -> Any:
+        """The value of a tensor of any float dtype, in that dtype."""
+        if isinstance(w, KerasTensor):
+            return self.value(w)
+        wide, dtype = widen(w)
+        return ops.cast(self.value(wide), dtype)
+
+    def scaled(self, factor: Any) -> "Penalty":
+        """A copy with all strengths multiplied by a number, or by a scalar tensor that compiled functions take anew at each step."""
+        if isinstance(factor, (int, float)):
+            config = self.get_config()
+            return type(self).from_config({**config, **{name: config[name] * factor for name in self.strength_names}})
+        moved = copy.copy(self)
+        for name in self.strength_names:
+            if value := getattr(self, name):  # what is 0 stays the number
+                setattr(moved, name, value * factor)
+        return moved
+
     def with_strength(self, strength: float) -> "Penalty":
         """A copy with another strength; several strengths keep their ratio."""
         strength = non_negative(strength, "strength")
@@ -161,6 +161,8 @@ class Penalty(keras.regularizers.Regularizer):
             return type(self).from_config(config)
         total = sum(config[name] for name in self.strength_names)
         if total == 0:
+            if strength == 0:
+                return type(self).from_config(config)
             raise ValueError(
                 f"The strengths of {self!r} are all 0, so they have no ratio to keep: build the penalty with the strengths wanted."
             )
@@ -169,11 +171,13 @@ class Penalty(keras.regularizers.Regularizer):
         return type(self).from_config(config)
 
     def set_strength(self, strength: float) -> None:
-        """Change the strength of this very penalty, in every layer that uses it; several strengths keep their ratio.
+        """Change the strength of this very penalty, on every weight that it is on; several strengths keep their ratio.
 
-        A training step compiled before keeps the old one: `keras_reg.callbacks.StrengthScheduler` sees to that.
+        What has been trained so far is trained on with the new strength: steps that were compiled with the old one are compiled anew. To
+        move strengths often, or on some of the weights, use `keras_reg.callbacks.StrengthScheduler` or `Proximal.set_strength`.
         """
         self.__dict__.update(self.with_strength(strength).__dict__)
+        binding.reconfigured(self)
 
     def at_strength(self, strength: Any) -> "Penalty":
         """A copy whose strength is a scalar tensor, which can change between the steps of a compiled function.
@@ -195,26 +199,12 @@ class Penalty(keras.regularizers.Regularizer):
         """Shares that broadcast to `w`, so that the prox is `w - w * shares`; `None` where it is not of this kind."""
         del w, step
 
-    def check_shape(self, shape: tuple[int, ...]) -> None:
-        """Raise a `ValueError` where weights of this shape cannot be penalised. Called when a layer is built."""
-        del shape  # any will do
-
-    def get_config(self) -> dict:
-        return {"proximal": self.proximal}
-
-    def __getstate__(self) -> dict:
-        # A copy is another penalty: no optimizer has claimed it.
-        return {name: value for name, value in self.__dict__.items() if name not in _OWN_TO_ONE}
-
     def __repr__(self) -> str:
         # An inner penalty reads better than its config.
         arguments = {name: getattr(self, name, value) for name, value in self.get_config().items()}
         if arguments.get("proximal") is False:
             del arguments["proximal"]
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
-
-
-_OWN_TO_ONE = ("claim", "gradient_flowed", "_warned", "partners")
 
 
 def with_formula(penalty: Penalty, gradient: Callable, w: Any) -> Any:

@@ -5,7 +5,6 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -50,7 +49,6 @@ class StructuralGroupLasso(Penalty):
     """
 
     convex = True
-    partners: tuple[Any, ...] = ()
 
     def __init__(
         self,
@@ -96,7 +94,7 @@ class StructuralGroupLasso(Penalty):
 
     def collect(self, values: Any, number: int, largest: bool = False) -> Any:
         """For each of so many groups the sum of its entries here, or the largest of them (of non-negative ones)."""
-        flat = ops.reshape(values, self._flat(values.shape))
+        flat = ops.reshape(values, self.flat_shape(values.shape))
         collected = (ops.max if largest else ops.sum)(flat, axis=(0, 2))
         numbers = self.numbers(values.shape)
         if np.array_equal(numbers, np.arange(number)):
@@ -117,7 +115,7 @@ class StructuralGroupLasso(Penalty):
         axes = self._axes(len(shape))
         return ops.reshape(values, [length if axis in axes else 1 for axis, length in enumerate(shape)])
 
-    def _flat(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    def flat_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
         axes = self._axes(len(shape))
         parts = shape[: axes[0]], [shape[axis] for axis in axes], shape[axes[-1] + 1 :]
         # The batch axis of activations may have no static size.
@@ -128,17 +126,11 @@ class StructuralGroupLasso(Penalty):
             return ops.zeros((), w.dtype)
         return self.strength * Groups.of([(self, w.shape)]).total([w])
 
-    def claimed_value(self, w: Any, shown: "StructuralGroupLasso") -> Any:
-        """Where the prox acts: the first of the weights shows the penalty of all, the others nothing."""
-        if not self.partners or isinstance(w, keras.KerasTensor):
-            return shown._total(w)
-        wide, dtype = widen(w)
-        first, *others = self.partners
-        if first.regularizer is not self:
-            return ops.zeros((), dtype)
-        tensors = [wide, *(ops.cast(ops.stop_gradient(other.value), wide.dtype) for other in others)]
-        groups = Groups.of([(variable.regularizer, variable.shape) for variable in self.partners])
-        return ops.cast(shown.strength * groups.total(tensors), dtype)
+    def joint_total(self, parts: Sequence["StructuralGroupLasso"], tensors: Sequence[Any]) -> Any:
+        """The penalty of all weights that have a part in the structure together, at the strength of this part."""
+        if is_zero(self.strength):
+            return ops.zeros((), tensors[0].dtype)
+        return self.strength * Groups.of([(part, w.shape) for part, w in zip(parts, tensors, strict=True)]).total(list(tensors))
 
     def prox(self, w: Any, step: Any) -> Any:
         step = step_size(step)

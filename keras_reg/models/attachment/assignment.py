@@ -3,13 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-import keras
-
+from keras_reg.binding import forget_compiled_steps, is_record, join, proximal_optimizers
 from keras_reg.models.attachment.carrier import carried, carry, original_class
 from keras_reg.models.attachment.rebuilt import rebuilt_weights, same_regularizer, slots, units
-from keras_reg.regularizers import Penalty
-from keras_reg.regularizers.acting import proximal_optimizers
-from keras_reg.weights import layers_of
 
 
 class Assignment:
@@ -104,6 +100,7 @@ class Assignment:
             raise
         for optimizer in self._optimizers():
             optimizer.refresh_claims()
+        join(self.model.weights)
         forget_compiled_steps(self.model)
 
     def _check_rebuilt(self, unit: Any) -> None:
@@ -116,24 +113,14 @@ class Assignment:
             raise _would_not_last(lost)
 
 
-def forget_compiled_steps(model: Any) -> None:
-    """Have the steps of training and evaluation traced anew, which hold the penalties as they were."""
-    for layer in layers_of(model):
-        if isinstance(layer, keras.Model):
-            if layer.train_function is not None:
-                layer.make_train_function(force=True)
-            if layer.test_function is not None:
-                layer.make_test_function(force=True)
-
-
 def own_copy(regularizer: Any) -> Any:
     """Another of the same config: what moves the strength of one must not move the other's."""
-    return type(regularizer).from_config(regularizer.get_config())
+    return regularizer.__class__.from_config(regularizer.get_config())
 
 
 def is_claimed(regularizer: Any) -> bool:
     """Whether an optimizer applies its prox."""
-    return isinstance(regularizer, Penalty) and regularizer.claim is not None and regularizer.claim.holds
+    return is_record(regularizer) and regularizer.optimizer is not None
 
 
 def _would_not_last(refused: list[str]) -> ValueError:

@@ -206,7 +206,7 @@ def _regularizer(value: Any) -> Any:
     if again is None or not same_regularizer(again, regularizer):
         raise ValueError(f"{regularizer!r} is not rebuilt as it is from its `get_config`, so that it could not be saved with a model.")
     if does_nothing(regularizer) and not isinstance(regularizer, Penalty):
-        raise ValueError(f"{type(regularizer).__name__} with {regularizer.get_config()} does nothing. Received: penalty={value!r}")
+        raise ValueError(f"{regularizer.__class__.__name__} with {regularizer.get_config()} does nothing. Received: penalty={value!r}")
     return regularizer
 
 

@@ -6,7 +6,6 @@ attribute feeds which of them. No list of layer classes could say that of a wrap
 
 import contextlib
 import random
-import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,10 +15,9 @@ import keras
 import numpy as np
 
 from keras_reg._registration import register
+from keras_reg.binding import regularizer_attributes
 from keras_reg.models.attachment.carrier import WithPenalties, original_class, original_config
 from keras_reg.weights import layers_of, weight_name
-
-REGULARIZER_ATTRIBUTE = re.compile(r"_?(?!activity)\w*regularizer")
 
 
 @register
@@ -84,13 +82,6 @@ def _is_graph_of_layers(layer: Any) -> bool:
 
 def _is_of_keras(thing: Any) -> bool:
     return thing.__module__.split(".")[0] == "keras"
-
-
-def regularizer_attributes(layer: Any) -> Iterator[str]:
-    """Names of the attributes of this very layer that hold the regularizer of a weight, or would."""
-    for name, value in vars(layer).items():
-        if REGULARIZER_ATTRIBUTE.fullmatch(name) and (value is None or isinstance(value, keras.regularizers.Regularizer)):
-            yield name
 
 
 def rebuilt_weights(layer: Any, bare: bool = False) -> list[Any]:
@@ -176,7 +167,7 @@ def same_regularizer(a: Any, b: Any) -> bool:
     """Whether two regularizers are rebuilt alike."""
     if a is b:
         return True
-    return type(a) is type(b) and hasattr(a, "get_config") and a.get_config() == b.get_config()
+    return a.__class__ is b.__class__ and hasattr(a, "get_config") and a.get_config() == b.get_config()
 
 
 def own_classes(layer: Any) -> dict[str, type]:

@@ -1,0 +1,116 @@
+"""The strengths of a `Proximal` optimizer in files: stored under their weights, so that what fits is restored and the rest is said."""
+
+import json
+import re
+import warnings
+from typing import Any
+
+import numpy as np
+
+from keras_reg._keras import KerasSaveable
+from keras_reg.binding import move
+
+
+class StrengthFile(KerasSaveable):
+    """What Keras saves and loads beside the inner optimizer, as an attribute of a `Proximal`.
+
+    The optimizer itself has nothing in a file: an optimizer of another kind that is handed the file skips it with Keras's own warning.
+    """
+
+    name = "strength_file"
+
+    def __init__(self, optimizer: Any):
+        self._of = _Holder(optimizer)
+
+    def _obj_type(self) -> str:
+        return "Loss"  # Keras knows a few kinds; what it leaves out of this one does not matter
+
+    def save_own_variables(self, store: Any) -> None:
+        rows = [[v.path, list(v.shape), v.regularizer.strength] for v in self._of.optimizer.claimed]
+        if not rows and self._of.waiting:
+            rows = self._of.waiting  # loaded and not yet used
+        store["strengths"] = np.frombuffer(json.dumps(rows).encode(), "uint8")
+
+    def load_own_variables(self, store: Any) -> None:
+        if "strengths" in store.keys():  # noqa: SIM118
+            self._of.waiting = json.loads(np.asarray(store["strengths"]).astype("uint8").tobytes().decode())
+            self.restore()
+
+    def load_other(self, store: Any) -> None:
+        """What stands in a file at the place of the optimizer: the state of a bare one, or the strengths of an earlier version of this."""
+        if not len(store.keys()):
+            return
+        optimizer, first = self._of.optimizer, np.asarray(store["0"]) if "0" in store.keys() else None  # noqa: SIM118
+        if first is not None and first.dtype.kind in "iu":  # the number of iterations comes first
+            _load_bare(optimizer, store)
+            return
+        claimed = optimizer.claimed
+        if len(claimed) == len(store.keys()):
+            move([(variable, float(np.asarray(store[str(index)]))) for index, variable in enumerate(claimed)])
+        else:
+            warnings.warn(
+                f"The saved strengths do not fit {optimizer.name!r}, which has {len(claimed)} penalised variables, and the file "
+                f"{len(store.keys())}: those configured stay.",
+                stacklevel=2,
+            )
+
+    def restore(self) -> None:
+        """Set the strengths that were loaded, as soon as the optimizer is built."""
+        optimizer, rows = self._of.optimizer, self._of.waiting
+        if not optimizer.built or not rows:
+            return
+        self._of.waiting = []
+        found, unknown, missing = _matched(optimizer.claimed, rows)
+        move([(variable, strength) for variable, strength in found if strength != variable.regularizer.strength])
+        if unknown or missing:
+            said = [f"those saved of {', '.join(unknown)} are of no penalised variable here"] * bool(unknown)
+            said += [f"{', '.join(missing)} keep the configured ones"] * bool(missing)
+            warnings.warn(f"Not all saved strengths fit {optimizer.name!r}: {'; '.join(said)}.", stacklevel=2)
+
+
+class _Holder:
+    """Out of sight of what walks over attributes to save them."""
+
+    def __init__(self, optimizer: Any):
+        self.optimizer = optimizer
+        self.waiting: list[list] = []
+
+
+def _matched(variables: list[Any], rows: list[list]) -> tuple[list[tuple[Any, float]], list[str], list[str]]:
+    """Variables with their strengths; the saved that fit none; those that nothing was saved of.
+
+    By path, or else by the path without the numbers that Keras gives to layers without names, in order.
+    """
+    by_path = {(path, tuple(shape)): strength for path, shape, strength in rows}
+    found = [(v, by_path.pop((v.path, tuple(v.shape)))) for v in variables if (v.path, tuple(v.shape)) in by_path]
+    matched = {id(v) for v, _ in found}
+    left = [v for v in variables if id(v) not in matched]
+    for place in {_place(v.path, v.shape) for v in left}:
+        here = [v for v in left if _place(v.path, v.shape) == place]
+        there = [key for key in by_path if _place(*key) == place]
+        if len(here) == len(there):
+            found += [(v, by_path.pop(key)) for v, key in zip(here, there, strict=True)]
+    matched = {id(v) for v, _ in found}
+    return found, [path for path, _ in by_path], [v.path for v in variables if id(v) not in matched]
+
+
+def _place(path: str, shape: Any) -> tuple:
+    # The first part is the name of the model.
+    return tuple(re.sub(r"_\d+$", "", part) for part in path.split("/")[1:]), tuple(shape)
+
+
+def _load_bare(optimizer: Any, store: Any) -> None:
+    inner, past = optimizer.inner_optimizer, optimizer._past
+    own = len(inner.variables)
+    if past is not None and len(store.keys()) == own - 1:
+        # A bare optimizer does not add up its learning rates.
+        store = {**{key: store[key] for key in store.keys()}, str(own - 1): np.zeros((), past.dtype)}  # noqa: SIM118
+    inner.load_own_variables(store)
+
+    def once(store):
+        del vars(inner)["load_own_variables"]
+        if len(store.keys()):
+            inner.load_own_variables(store)
+
+    # Keras goes on to the inner optimizer, of which such a file has nothing.
+    vars(inner)["load_own_variables"] = once
