@@ -20,7 +20,7 @@ from keras import KerasTensor, backend, ops
 
 from keras_reg._keras import unlocked
 from keras_reg.ops.dtypes import widen
-from keras_reg.weights import layers_of, own_variables
+from keras_reg.weights import layers_of, own_variables, read
 
 REGULARIZER_ATTRIBUTE = re.compile(r"_?(?!activity)\w*regularizer")
 
@@ -49,17 +49,15 @@ class Record:
     """A penalty on one weight, at its present strength.
 
     Attributes:
-        penalty: As it was configured; never changed here.
-        factor: By what its strengths have been multiplied since.
+        configured: The penalty as the user made it; never changed here.
     """
 
     def __init__(self, penalty: Any, variable: Any):
-        self.penalty = penalty
+        self.configured = penalty
         self._variable = weakref.ref(variable)
-        self._factor = 1.0
-        self._state = None  # the factor as a variable that compiled steps take anew
-        self._optimizer = lambda: None
-        self._index = None
+        self._moved = None  # the strength, where it has been moved, as it was set
+        self._state = None  # the same as a variable that compiled steps take anew
+        self._claims: list[tuple[Any, int]] = []
         self._models = weakref.WeakSet()  # those in whose steps it was called
         self._structure = None
         self._shown = False  # where the layer holds the penalty
@@ -69,11 +67,14 @@ class Record:
 
     @property
     def __class__(self) -> type:
-        return self.penalty.__class__
+        return self.configured.__class__
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "penalty" not in self.__dict__:
+        if name.startswith("__") or "configured" not in self.__dict__:
             raise AttributeError(name)
+        value = getattr(self.configured, name)
+        if name in ("proximal", "structure", "axis") or isinstance(value, (bool, str, type(None))):
+            return value  # of what is no strength, no strength need be read
         return getattr(self.present, name)
 
     def __repr__(self) -> str:
@@ -90,37 +91,42 @@ class Record:
     @property
     def present(self) -> Any:
         """The penalty with the strengths that act now, as plain numbers."""
-        factor = self.factor
-        return self.penalty if factor == 1 else self.penalty.scaled(factor)
+        strength = self.strength
+        return self.configured if strength == self.configured.strength else self.configured.with_strength(strength)
 
     @property
-    def factor(self) -> float:
-        optimizer = self.optimizer
-        if optimizer is not None:
-            return self._exact(optimizer.factor(self._index))
+    def strength(self) -> float:
+        """What acts now; of several strengths the sum."""
+        for optimizer, index in self.claims:
+            return self._exact(optimizer.strength_at(index))
         # JAX's trainer empties the variables that it has taken over.
         if self._state is None or self._state.state._value is None:
-            return self._factor
+            return self._set
         with outside_of_graphs():
-            return self._exact(float(ops.convert_to_numpy(self._state.state.value)))
+            return self._exact(float(read(self._state.state)))
+
+    @property
+    def _set(self) -> float:
+        return self.configured.strength if self._moved is None else self._moved
 
     def _exact(self, read: float) -> float:
         """The number that was set, if what was read is that number in the precision of the variable, or cannot be read now."""
-        return self._factor if np.isnan(read) or np.float32(self._factor) == np.float32(read) else read
+        return self._set if np.isnan(read) or np.float32(self._set) == np.float32(read) else read
 
     @property
-    def optimizer(self) -> Any:
-        """The optimizer that has claimed the weight: it applies the prox, wherever the weight is trained by it."""
-        return self._optimizer()
+    def claims(self) -> list[tuple[Any, int]]:
+        """The optimizers that have claimed the weight, the latest first: each applies the prox wherever it trains the weight.
+
+        Each has the strength at an index of its own.
+        """
+        return [(optimizer, index) for reference, index in reversed(self._claims) if (optimizer := reference()) is not None]
+
+    def is_claimed_by(self, optimizer: Any) -> bool:
+        return any(optimizer is other for other, _ in self.claims)
 
     def claim(self, optimizer: Any, index: int) -> None:
-        """From here on `optimizer` applies the prox, and has the factor at `index`."""
-        self._factor = self.factor
-        self._optimizer, self._index = weakref.ref(optimizer), index
-
-    def unclaim(self) -> None:
-        self._factor = self.factor
-        self._optimizer = lambda: None
+        """From here on `optimizer` applies the prox, and has the strength at `index`."""
+        self._claims = [(weakref.ref(other), i) for other, i in reversed(self.claims)] + [(weakref.ref(optimizer), index)]
 
     def set_strength(self, strength: float) -> None:
         """Move this weight's strength; several strengths keep their ratio."""
@@ -128,42 +134,50 @@ class Record:
 
     def restart(self, penalty: Any) -> None:
         """Take the penalty as it has been configured anew."""
-        self.penalty = penalty
-        set_factors({self: 1.0})
+        self.configured = penalty
+        _write({self: penalty.strength})
+        self._moved = None
         for model in self._models:
             forget_compiled_steps(model)
 
     def in_step(self) -> Any:
         """The penalty with the strengths that act in the loss of the step that is being computed or traced."""
-        optimizer = self.optimizer
-        if optimizer is not None and backend.backend() != "jax":
-            factor = optimizer.factor_in_step(self._index)
-        elif self._state is not None:
-            factor = self._state.state.value
-        else:
-            factor = self.factor
-        return self.penalty if isinstance(factor, float) and factor == 1 else self.penalty.scaled(factor)
+        if backend.backend() != "jax":  # which shows an optimizer's variables to the optimizer alone
+            for optimizer, index in self.claims:
+                return self.at(optimizer.strength_in_step(index))
+        return self.at(self.strength if self._state is None else self._state.state.value)
+
+    def at(self, strength: Any) -> Any:
+        """The penalty at a strength that is a number or a tensor."""
+        if not isinstance(strength, float):
+            return self.configured.at_strength(strength)
+        return self.configured if strength == self.configured.strength else self.configured.with_strength(strength)
 
     def __call__(self, w: Any) -> Any:
-        w = self.penalty.checked(w)
+        w = self.configured.checked(w)
         models = running_models()
         self._models.update(models)
-        if self.penalty.proximal and self._prox_acts(models):
+        if self.configured.proximal and not self._prox_acts(models):
+            for model in models:
+                _build_optimizers(model)
+        if self.configured.proximal and self._prox_acts(models):
             if not isinstance(w, KerasTensor):
                 w = ops.stop_gradient(w)
             stopped = True
         else:
             stopped = False
-            if self.penalty.proximal:
-                let_flow(self.penalty, models)
+            if self.configured.proximal:
+                let_flow(self.configured, models)
         penalty = self.in_step()
         if structure_of(penalty) is None or isinstance(w, KerasTensor):
             return penalty.value_of(w)
         return self._joint(penalty, w, models, stopped)
 
     def _prox_acts(self, models: list[Any]) -> bool:
-        optimizer = self.optimizer
-        return optimizer is not None and (not models or any(optimizer is other for model in models for other in optimizers_in(model)))
+        claimed = self.claims
+        return bool(claimed) and (
+            not models or any(self.is_claimed_by(optimizer) for model in models for optimizer in optimizers_in(model))
+        )
 
     def _joint(self, penalty: Any, w: Any, models: list[Any], stopped: bool) -> Any:
         """The first of the weights of a structure shows the penalty of all, the others nothing."""
@@ -182,7 +196,7 @@ class Record:
             for model in models:
                 join(model.trainable_variables)
         found = [v for reference in self._structure or [self._variable] if (v := reference()) is not None and v.trainable]
-        own = [v for v in found if structure_of(v.regularizer) == self.penalty.structure]
+        own = [v for v in found if structure_of(v.regularizer) == self.configured.structure]
         return own or [self.variable]
 
 
@@ -257,7 +271,7 @@ def _its_record(penalty: Any, w: Any, models: list[Any]) -> Record | None:
         for model in (*models, *readers()):
             join(model.trainable_variables)
     if isinstance(w, keras.Variable):
-        return w.regularizer if is_record(w.regularizer) and w.regularizer.penalty is penalty else None
+        return w.regularizer if is_record(w.regularizer) and w.regularizer.configured is penalty else None
     known = [r for r in _note(penalty).records if r.variable is not None and r.variable.regularizer is r]
     return known[0] if len(known) == 1 and structure_of(penalty) is not None else None
 
@@ -279,7 +293,7 @@ def let_flow(penalty: Any, models: list[Any]) -> None:
 
 def has_flowed(regularizer: Any) -> bool:
     """Whether the gradient of a proximal penalty has joined a loss."""
-    return is_penalty(regularizer) and _note(regularizer.penalty if is_record(regularizer) else regularizer).flowed
+    return is_penalty(regularizer) and _note(regularizer.configured if is_record(regularizer) else regularizer).flowed
 
 
 # Who runs. A penalty is handed weights and nothing else. Whether its gradient or a prox acts depends on the optimizer that will be applied,
@@ -356,7 +370,7 @@ def _in_train_step(model: Any) -> bool:
     return any(model is other for other in _models_on_the_stack(lambda name: name == "train_step"))
 
 
-# Moving strengths. A strength is state: what moves is a factor on the configured one, the same in the loss, in the prox, in what is shown.
+# Moving strengths. A strength is state: what it has been moved to acts in the loss and in the prox, and is what is shown and saved.
 
 
 def penalised(model: Any) -> dict[str, Any]:
@@ -366,17 +380,17 @@ def penalised(model: Any) -> dict[str, Any]:
 
 def make_movable(model: Any, variables: Iterable[Any]) -> None:
     """Have the strengths of these weights of the model be state of its layers that compiled steps take anew."""
-    wanted = {id(v): v for v in variables if record(v)._state is None and (backend.backend() == "jax" or record(v).optimizer is None)}
+    wanted = {id(v): v for v in variables if record(v)._state is None and (backend.backend() == "jax" or not record(v).claims)}
     if wanted:
         for layer in layers_of(model):
             for variable in own_variables(layer):
                 if id(variable) in wanted:
                     own = wanted.pop(id(variable)).regularizer
-                    own._state = _Factor.on(layer, variable, own.factor, model)
+                    own._state = _Strength.on(layer, variable, own.strength, model)
         forget_compiled_steps(model)
 
 
-class _Factor(keras.random.SeedGenerator):
+class _Strength(keras.random.SeedGenerator):
     """State that is no weight, of which Keras knows seeds alone: in `variables`, in no weight file, count or summary."""
 
     def __init__(self, value: float, dtype: str, name: str):
@@ -384,9 +398,9 @@ class _Factor(keras.random.SeedGenerator):
         self.state = keras.Variable(value, trainable=False, dtype=dtype, aggregation="only_first_replica", name=name)
 
     @classmethod
-    def on(cls, layer: Any, variable: Any, value: float, model: Any) -> "_Factor":
+    def on(cls, layer: Any, variable: Any, value: float, model: Any) -> "_Strength":
         with _scope_of(model):
-            made = cls(value, wide(variable), f"{variable.name}_strength_factor")
+            made = cls(value, wide(variable), f"{variable.name}_strength")
         with unlocked(layer):
             setattr(layer, f"_{made.name}", made)
         return made
@@ -425,38 +439,37 @@ def forget_compiled_steps(model: Any) -> None:
 
 def move(strengths: Iterable[tuple[Any, float]]) -> None:
     """Set the strengths of weights with a penalty of keras_reg; those that share a structure move together."""
-    factors = {}
+    moved: dict[Record, float] = {}
     for variable, strength in strengths:
         own = record(variable)
-        configured = own.penalty.strength
-        if configured == 0 and strength != 0:
-            # Nothing times a factor is nothing: what acts from here on is a factor on a strength of 1.
-            own.penalty, configured = own.penalty.with_strength(1.0), 1.0
-            for model in own._models:
-                forget_compiled_steps(model)
+        own.configured.with_strength(strength)  # refuses what has no ratio to keep
         for member in own.members() if own._structure else [variable]:
-            factors[record(member)] = strength / configured if configured else own.factor
-    for model in {model for own in factors for model in own._models}:
-        make_movable(model, [own.variable for own in factors if model in own._models])
-    set_factors(factors)
+            moved[record(member)] = strength
+    for model in _models_of(moved):
+        make_movable(model, [own.variable for own in moved if model in own._models])
+    _write(moved)
+    _show_in_layers(moved)
 
 
-def set_factors(factors: Mapping[Record, float]) -> None:
-    """The one place that writes factors, wherever they are kept."""
-    for model in {model for own in factors for model in own._models}:
+def _models_of(records: Iterable[Record]) -> list[Any]:
+    return list({id(model): model for own in records for model in own._models}.values())
+
+
+def _write(strengths: Mapping[Record, float]) -> None:
+    """The one place that writes strengths, wherever they are kept."""
+    for model in _models_of(strengths):
         if hasattr(model, "jax_state_sync"):  # within an epoch JAX's trainer has the state
             model.jax_state_sync()
     by_optimizer: dict[int, tuple[Any, dict[int, float]]] = {}
-    for own, factor in factors.items():
-        own._factor = factor
-        if own._state is not None:
-            with outside_of_graphs():
-                own._state.state.assign(factor)
-        if own.optimizer is not None:
-            by_optimizer.setdefault(id(own.optimizer), (own.optimizer, {}))[1][own._index] = factor
+    with outside_of_graphs():
+        for own, strength in strengths.items():
+            own._moved = strength
+            if own._state is not None:
+                own._state.state.assign(strength)
+            for optimizer, index in own.claims:
+                by_optimizer.setdefault(id(optimizer), (optimizer, {}))[1][index] = strength
     for optimizer, changed in by_optimizer.values():
-        optimizer.set_factors(changed)
-    _show_in_layers(factors)
+        optimizer.set_strengths_at(changed)
 
 
 def reconfigured(penalty: Any) -> None:
@@ -473,7 +486,7 @@ def _show_in_layers(records: Iterable[Record]) -> None:
         for layer in layers_of(model):
             for name in regularizer_attributes(layer):
                 held = vars(layer)[name]
-                under = [v.regularizer for v in layer.weights if is_record(v.regularizer) and v.regularizer.penalty is held]
+                under = [v.regularizer for v in layer.weights if is_record(v.regularizer) and v.regularizer.configured is held]
                 if under:
                     setattr(layer, name, under[0])
     for own in todo:

@@ -13,7 +13,7 @@ _trackers: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 class DataLoss(keras.metrics.Mean):
-    """The mean of the loss without `model.losses`, by batches of their sizes, as Keras's own `loss`; and that of penalties on activities."""
+    """The mean of the loss without `model.losses`, over examples as Keras's own `loss` is; and that of penalties on activities."""
 
     def __init__(self):
         super().__init__(name="data_loss")

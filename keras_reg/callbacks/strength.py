@@ -275,8 +275,8 @@ class TargetSparsity(_StrengthCallback):
         chosen = {path: v for path, v in self._penalised.items() if any(optimizer.applies_prox_to(v) for optimizer in optimizers)}
         if not chosen:
             raise ValueError(
-                "TargetSparsity needs a model compiled with `keras_reg.optimizers.Proximal` and a penalty with `proximal=True`: only a prox "
-                f"reaches exact zeros. Received: optimizer {type(self.model.optimizer).__name__}"
+                "TargetSparsity needs a model compiled with `keras_reg.optimizers.Proximal`, and a penalty with `proximal=True`: only a "
+                f"prox reaches exact zeros. Received: optimizer {type(self.model.optimizer).__name__}"
             )
         zero = [path for path, variable in chosen.items() if variable.regularizer.strength == 0]
         if zero:
@@ -331,7 +331,7 @@ class TargetSparsity(_StrengthCallback):
 
     def _moderate(self, variable: Any, change: float) -> float:
         own = variable.regularizer
-        configured = own.penalty.strength
+        configured = own.configured.strength
         return min(max(own.strength * math.exp(change), configured / FARTHEST), configured * FARTHEST)
 
     def on_epoch_end(self, epoch, logs=None):

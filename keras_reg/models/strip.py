@@ -144,7 +144,7 @@ def _compile(plain: Any, model: Any, compiled: dict, ours: dict[str, type]) -> N
     if optimizer is None or not optimizer.built:
         return
     proximal = list(proximal_optimizers(optimizer))
-    own = {id(v) for o in proximal for v in (o._factors, o._past)}
+    own = {id(v) for o in proximal for v in (o._strengths, o._past)}
     state = [v for v in optimizer.variables if id(v) not in own]
     for variable, target in zip(state, plain.optimizer.variables, strict=True):
         target.assign(ops.copy(variable))

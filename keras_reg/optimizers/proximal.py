@@ -16,6 +16,7 @@ from keras_reg.binding import has_flowed, is_proximal, is_record, join, move, ou
 from keras_reg.optimizers import step_sizes
 from keras_reg.optimizers.strength_file import StrengthFile
 from keras_reg.regularizers.structural import Groups
+from keras_reg.weights import read
 
 METRICS = ("auto", "euclidean", "preconditioned")
 REFUSED = {
@@ -117,7 +118,7 @@ class Proximal(keras.optimizers.Optimizer):
         self.inner_optimizer = inner
         self.metric = metric if metric != "auto" else "euclidean" if own_metric is None else "preconditioned"
         self.strength_file = StrengthFile(self)
-        self._factors = None  # of the strengths, one for each trainable variable
+        self._strengths = None  # one for each trainable variable
         self._past = None
         self._running = 0
         self._from_config = False
@@ -144,7 +145,7 @@ class Proximal(keras.optimizers.Optimizer):
             self._past = self._past or _variable(self, (), "zeros", dtype, "proximal_step")
             if not any(self._past is variable for variable in self.inner_optimizer.variables):
                 self.inner_optimizer._track_variable(self._past)
-        self._factors = _variable(self, (len(variables),), "ones", dtype, "strength_factors")
+        self._strengths = _variable(self, (len(variables),), "zeros", dtype, "strengths")
         self._trainable_variables = variables
         self._trainable_variables_indices.update({self._var_key(variable): index for index, variable in enumerate(variables)})
         self.built = True
@@ -188,19 +189,18 @@ class Proximal(keras.optimizers.Optimizer):
     def refresh_claims(self) -> None:
         """Take up the penalties that the variables have got since it was built; those that are gone are dropped by that."""
         new = [v for v in self._trainable_variables if is_proximal(v.regularizer) and not self.applies_prox_to(v)]
-        moved = {}
+        strengths = {}
         for variable in new:
             own, index = record(variable), self._get_variable_index(variable)
-            if own.factor != self.factor(index):
-                moved[index] = own.factor
+            strengths[index] = own.strength
             own.claim(self, index)
-        if moved:
-            self.set_factors(moved)
+        self.set_strengths_at(strengths)
         join(self._trainable_variables)
 
     def applies_prox_to(self, variable: Any) -> bool:
         """Whether this optimizer, once built, applies a prox to the variable after each update."""
-        return is_record(variable.regularizer) and variable.regularizer.optimizer is self and is_proximal(variable.regularizer)
+        own = variable.regularizer
+        return is_record(own) and own.proximal and own.is_claimed_by(self)
 
     @property
     def claimed(self) -> list[Any]:
@@ -229,27 +229,28 @@ class Proximal(keras.optimizers.Optimizer):
             raise ValueError(f"Argument `path` must be one of {sorted(v.path for v in self.claimed)}. Received: path={path!r}")
         move([(variable, strength) for variable in chosen])
 
-    # Factors on the configured strengths: `keras_reg.binding` alone writes them.
+    # `keras_reg.binding` alone writes strengths.
 
-    def factor(self, index: int) -> float:
-        if self._factors._value is None:  # JAX's trainer has it
+    def strength_at(self, index: int) -> float:
+        """The strength of the trainable variable with this index; NaN where it cannot be read now."""
+        if self._strengths._value is None:  # JAX's trainer has it
             return math.nan
         with outside_of_graphs():
-            return float(ops.convert_to_numpy(self._factors.value)[index])
+            return float(read(self._strengths)[index])
 
-    def factor_in_step(self, index: int) -> Any:
-        """The factor that a step being computed or traced is to use."""
+    def strength_in_step(self, index: int) -> Any:
+        """The same for a step that is being computed or traced."""
         if backend.backend() == "torch":
             # Nothing is compiled, and a number takes no operation.
-            return self._trainable_variables[index].regularizer.factor
-        return self._factors.value[index]
+            return self._trainable_variables[index].regularizer.strength
+        return self._strengths.value[index]
 
-    def set_factors(self, factors: dict[int, float]) -> None:
-        """Set the factors at these places."""
-        with outside_of_graphs():
-            values = np.array(ops.convert_to_numpy(self._factors.value))
-            values[list(factors)] = list(factors.values())
-            self._factors.assign(values)
+    def set_strengths_at(self, strengths: dict[int, float]) -> None:
+        if strengths:
+            with outside_of_graphs():
+                values = np.array(read(self._strengths))
+                values[list(strengths)] = list(strengths.values())
+                self._strengths.assign(values)
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         trainable_variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
@@ -284,7 +285,7 @@ class Proximal(keras.optimizers.Optimizer):
     def _update(self, grads: Sequence[Any], variables: Sequence[Any], learning_rate: Any) -> None:
         inner = self.inner_optimizer
         type(inner)._backend_update_step(inner, grads, variables, learning_rate)
-        rate = ops.cast(learning_rate, self._factors.dtype)
+        rate = ops.cast(learning_rate, self._strengths.dtype)
         if self._past is not None:
             past, rate = step_sizes.accumulated(inner, self._past.value, rate)
             self._past.assign(past)
@@ -302,9 +303,7 @@ class Proximal(keras.optimizers.Optimizer):
             self._apply_to_all(members, rate)
 
     def _penalty_in_step(self, variable: Any) -> Any:
-        own = variable.regularizer
-        factor = self.factor_in_step(self._get_variable_index(variable))
-        return own.penalty if isinstance(factor, float) and factor == 1 else own.penalty.scaled(factor)
+        return variable.regularizer.at(self.strength_in_step(self._get_variable_index(variable)))
 
     def _step(self, variable: Any, rate: Any) -> Any:
         if self.metric == "euclidean":
@@ -318,7 +317,7 @@ class Proximal(keras.optimizers.Optimizer):
 
     def _apply_to_all(self, members: Sequence[Any], rate: Any) -> None:
         """The prox of a penalty on several weights together, of those that are being updated."""
-        dtype = self._factors.dtype
+        dtype = self._strengths.dtype
         groups = Groups.of([(variable.regularizer, tuple(variable.shape)) for variable in members])
         before = [ops.stop_gradient(variable.value) for variable in members]
         steps = [self._step(variable, rate) for variable in members]
@@ -339,7 +338,7 @@ class Proximal(keras.optimizers.Optimizer):
     @property
     def variables(self) -> list:
         # Not the learning rate and iterations that Keras's constructor made: the inner optimizer has those.
-        return [*([] if self._factors is None else [self._factors]), *self.inner_optimizer.variables]
+        return [*([] if self._strengths is None else [self._strengths]), *self.inner_optimizer.variables]
 
     @property
     def iterations(self) -> Any:

@@ -79,24 +79,27 @@ class _Holder:
 def _matched(variables: list[Any], rows: list[list]) -> tuple[list[tuple[Any, float]], list[str], list[str]]:
     """Variables with their strengths; the saved that fit none; those that nothing was saved of.
 
-    By path, or else by the path without the numbers that Keras gives to layers without names, in order.
+    By shape and path, or else by the end of it, as the name of the model leads a path or not; or else by the names of layer and weight
+    without the numbers that Keras gives to layers without names, in order.
     """
-    by_path = {(path, tuple(shape)): strength for path, shape, strength in rows}
-    found = [(v, by_path.pop((v.path, tuple(v.shape)))) for v in variables if (v.path, tuple(v.shape)) in by_path]
-    matched = {id(v) for v, _ in found}
-    left = [v for v in variables if id(v) not in matched]
-    for place in {_place(v.path, v.shape) for v in left}:
-        here = [v for v in left if _place(v.path, v.shape) == place]
-        there = [key for key in by_path if _place(*key) == place]
-        if len(here) == len(there):
-            found += [(v, by_path.pop(key)) for v, key in zip(here, there, strict=True)]
-    matched = {id(v) for v, _ in found}
-    return found, [path for path, _ in by_path], [v.path for v in variables if id(v) not in matched]
+    found, left, saved = [], list(variables), list(rows)
+    for place in (
+        lambda path: path,
+        lambda path: path.split("/")[-2:],
+        lambda path: [re.sub(r"_\d+$", "", p) for p in path.split("/")[-2:]],
+    ):
 
+        def key(path, shape, place=place):
+            return str(place(path)), tuple(shape)
 
-def _place(path: str, shape: Any) -> tuple:
-    # The first part is the name of the model.
-    return tuple(re.sub(r"_\d+$", "", part) for part in path.split("/")[1:]), tuple(shape)
+        for one in {key(v.path, v.shape) for v in left}:
+            here = [v for v in left if key(v.path, v.shape) == one]
+            there = [row for row in saved if key(*row[:2]) == one]
+            if len(here) == len(there):
+                found += [(v, row[2]) for v, row in zip(here, there, strict=True)]
+                saved = [row for row in saved if not any(row is other for other in there)]
+                left = [v for v in left if not any(v is other for other in here)]
+    return found, [row[0] for row in saved], [v.path for v in left]
 
 
 def _load_bare(optimizer: Any, store: Any) -> None:

@@ -132,11 +132,6 @@ class Grouped(GroupPenalty):
         moved.penalty = self.penalty.at_strength(strength)
         return moved
 
-    def scaled(self, factor: Any) -> "Grouped":
-        moved = copy.copy(self)
-        moved.penalty = self.penalty.scaled(factor)
-        return moved
-
     def value(self, w: Any) -> Any:
         if is_zero(self.strength):
             return ops.zeros((), w.dtype)

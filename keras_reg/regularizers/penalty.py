@@ -141,17 +141,6 @@ class Penalty(keras.regularizers.Regularizer):
         wide, dtype = widen(w)
         return ops.cast(self.value(wide), dtype)
 
-    def scaled(self, factor: Any) -> "Penalty":
-        """A copy with all strengths multiplied by a number, or by a scalar tensor that compiled functions take anew at each step."""
-        if isinstance(factor, (int, float)):
-            config = self.get_config()
-            return type(self).from_config({**config, **{name: config[name] * factor for name in self.strength_names}})
-        moved = copy.copy(self)
-        for name in self.strength_names:
-            if value := getattr(self, name):  # what is 0 stays the number
-                setattr(moved, name, value * factor)
-        return moved
-
     def with_strength(self, strength: float) -> "Penalty":
         """A copy with another strength; several strengths keep their ratio."""
         strength = non_negative(strength, "strength")

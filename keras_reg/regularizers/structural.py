@@ -198,7 +198,7 @@ def cut(parts: list[tuple[StructuralGroupLasso, np.ndarray]]) -> list[Structural
         renumbered = np.where(own < 0, -1, np.searchsorted(left[part.structure], own))
         weights = part.weights if isinstance(part.weights, float) else np.array(part.weights)[mask].tolist()
         groups = None if np.array_equal(renumbered, np.arange(len(own))) else renumbered.tolist()
-        made.append(type(part).from_config({**part.get_config(), "groups": groups, "weights": weights}))
+        made.append(part.__class__.from_config({**part.get_config(), "groups": groups, "weights": weights}))
     return made
 
 

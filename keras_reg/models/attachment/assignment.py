@@ -120,7 +120,7 @@ def own_copy(regularizer: Any) -> Any:
 
 def is_claimed(regularizer: Any) -> bool:
     """Whether an optimizer applies its prox."""
-    return is_record(regularizer) and regularizer.optimizer is not None
+    return is_record(regularizer) and bool(regularizer.claims)
 
 
 def _would_not_last(refused: list[str]) -> ValueError:

@@ -152,7 +152,7 @@ def _alike(present: Any, rebuilt: Any) -> bool:
     if same_regularizer(present, rebuilt):
         return True
     # Its optimizer keeps a strength that it has moved.
-    return is_record(present) and present.optimizer is not None and same_regularizer(present.penalty, rebuilt)
+    return is_record(present) and present.claims and same_regularizer(present.configured, rebuilt)
 
 
 def _looks_consistent(unit: Any) -> bool:
