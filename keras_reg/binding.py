@@ -174,10 +174,8 @@ class Record:
         return self._joint(penalty, w, models, stopped)
 
     def _prox_acts(self, models: list[Any]) -> bool:
-        claimed = self.claims
-        return bool(claimed) and (
-            not models or any(self.is_claimed_by(optimizer) for model in models for optimizer in optimizers_in(model))
-        )
+        applied = [optimizer for model in models for optimizer in optimizers_in(model)]
+        return any(self.is_claimed_by(optimizer) for optimizer in applied) if models else bool(self.claims)
 
     def _joint(self, penalty: Any, w: Any, models: list[Any], stopped: bool) -> Any:
         """The first of the weights of a structure shows the penalty of all, the others nothing."""
@@ -380,6 +378,9 @@ def penalised(model: Any) -> dict[str, Any]:
 
 def make_movable(model: Any, variables: Iterable[Any]) -> None:
     """Have the strengths of these weights of the model be state of its layers that compiled steps take anew."""
+    variables = list(variables)
+    for variable in variables:
+        record(variable)._models.add(model)
     wanted = {id(v): v for v in variables if record(v)._state is None and (backend.backend() == "jax" or not record(v).claims)}
     if wanted:
         for layer in layers_of(model):

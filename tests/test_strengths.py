@@ -44,11 +44,7 @@ def test_a_schedule_of_epochs():
     np.testing.assert_allclose(kernel(model), moving_reference(strengths), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(history.history["strength"], strengths, rtol=1e-6)
     assert all(type(value) is float for name in ("strength", "sparsity") for value in history.history[name])
-    assert (
-        history.history["sparsity"][-1]
     assert history.history["sparsity"][-1] == np.mean(kernel(model) == 0)
-    assert history.history["sparsity"][-1] == np.mean(kernel(model) == 0)
-    )
 
 
 def test_a_schedule_of_steps_counts_updates_over_several_fits():

@@ -83,14 +83,10 @@ def _matched(variables: list[Any], rows: list[list]) -> tuple[list[tuple[Any, fl
     without the numbers that Keras gives to layers without names, in order.
     """
     found, left, saved = [], list(variables), list(rows)
-    for place in (
-        lambda path: path,
-        lambda path: path.split("/")[-2:],
-        lambda path: [re.sub(r"_\d+$", "", p) for p in path.split("/")[-2:]],
-    ):
+    for parts, number in ((0, "$"), (-2, "$"), (-2, r"_\d+$")):
 
-        def key(path, shape, place=place):
-            return str(place(path)), tuple(shape)
+        def key(path, shape, parts=parts, number=number):
+            return tuple(re.sub(number, "", part) for part in path.split("/")[parts:]), tuple(shape)
 
         for one in {key(v.path, v.shape) for v in left}:
             here = [v for v in left if key(v.path, v.shape) == one]
