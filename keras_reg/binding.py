@@ -106,6 +106,11 @@ class Record:
             return self._exact(float(read(self._state.state)))
 
     @property
+    def has_moved(self) -> bool:
+        """Whether the strength has been set since it was configured."""
+        return self._moved is not None or self.strength != self.configured.strength
+
+    @property
     def _set(self) -> float:
         return self.configured.strength if self._moved is None else self._moved
 

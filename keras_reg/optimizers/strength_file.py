@@ -1,4 +1,7 @@
-"""The strengths of a `Proximal` optimizer in files: stored under their weights, so that what fits is restored and the rest is said."""
+"""The moved strengths of a `Proximal` optimizer in files: stored under their weights, so that what fits is restored and the rest is said.
+
+What has not been moved is in the config of the layers alone, and so is as configured wherever weights are loaded.
+"""
 
 import json
 import re
@@ -26,7 +29,7 @@ class StrengthFile(KerasSaveable):
         return "Loss"  # Keras knows a few kinds; what it leaves out of this one does not matter
 
     def save_own_variables(self, store: Any) -> None:
-        rows = [[v.path, list(v.shape), v.regularizer.strength] for v in self._of.optimizer.claimed]
+        rows = [[v.path, list(v.shape), v.regularizer.strength] for v in self._of.optimizer.claimed if v.regularizer.has_moved]
         if not rows and self._of.waiting:
             rows = self._of.waiting  # loaded and not yet used
         store["strengths"] = np.frombuffer(json.dumps(rows).encode(), "uint8")
@@ -57,15 +60,19 @@ class StrengthFile(KerasSaveable):
     def restore(self) -> None:
         """Set the strengths that were loaded, as soon as the optimizer is built."""
         optimizer, rows = self._of.optimizer, self._of.waiting
-        if not optimizer.built or not rows:
+        if not optimizer.built or rows is None:
             return
-        self._of.waiting = []
-        found, unknown, missing = _matched(optimizer.claimed, rows)
-        move([(variable, strength) for variable, strength in found if strength != variable.regularizer.strength])
-        if unknown or missing:
-            said = [f"those saved of {', '.join(unknown)} are of no penalised variable here"] * bool(unknown)
-            said += [f"{', '.join(missing)} keep the configured ones"] * bool(missing)
-            warnings.warn(f"Not all saved strengths fit {optimizer.name!r}: {'; '.join(said)}.", stacklevel=2)
+        self._of.waiting = None
+        found, others, unknown = _matched(optimizer.claimed, rows)
+        move(found)
+        # What had not been moved is as it was configured.
+        move([(variable, variable.regularizer.configured.strength) for variable in others if variable.regularizer.has_moved])
+        if unknown:
+            warnings.warn(
+                f"Not all saved strengths fit {optimizer.name!r}: there is no penalised variable here for {', '.join(unknown)}. "
+                "Strengths that were not restored are as configured.",
+                stacklevel=2,
+            )
 
 
 class _Holder:
@@ -73,11 +80,11 @@ class _Holder:
 
     def __init__(self, optimizer: Any):
         self.optimizer = optimizer
-        self.waiting: list[list] = []
+        self.waiting: list[list] | None = None
 
 
-def _matched(variables: list[Any], rows: list[list]) -> tuple[list[tuple[Any, float]], list[str], list[str]]:
-    """Variables with their strengths; the saved that fit none; those that nothing was saved of.
+def _matched(variables: list[Any], rows: list[list]) -> tuple[list[tuple[Any, float]], list[Any], list[str]]:
+    """Variables with their strengths; those that nothing was saved of; the paths of the saved that fit none.
 
     By shape and path, or else by the end of it, as the name of the model leads a path or not; or else by the names of layer and weight
     without the numbers that Keras gives to layers without names, in order.
@@ -95,7 +102,7 @@ def _matched(variables: list[Any], rows: list[list]) -> tuple[list[tuple[Any, fl
                 found += [(v, row[2]) for v, row in zip(here, there, strict=True)]
                 saved = [row for row in saved if not any(row is other for other in there)]
                 left = [v for v in left if not any(v is other for other in here)]
-    return found, [row[0] for row in saved], [v.path for v in left]
+    return found, left, [row[0] for row in saved]
 
 
 def _load_bare(optimizer: Any, store: Any) -> None:
