@@ -12,18 +12,18 @@ def is_built(model: Any) -> bool:
 
 
 def when_built(model: Any, function: Callable[[], None]) -> None:
-    """Call `function()` as soon as the model has its weights and its optimizer: now, or on the way to its first step.
+    """Call `function()` on the way to the first step of a model that is not built, once it has its weights and its optimizer.
 
-    On JAX and PyTorch Keras builds the model before it calls the callbacks; TensorFlow builds it while it traces the first step.
+    To be called in `set_model`, as Keras asks for the step function next. On JAX and PyTorch Keras builds the model before it calls any
+    callback; TensorFlow builds it while it traces the first step.
     """
-    if is_built(model):
-        function()
-        return
+    step, waiting = model.train_step, [function]
 
     def train_step(data: Any, *args: Any, **kwargs: Any) -> Any:
-        del vars(model)["train_step"]
-        model._symbolic_build(data_batch=data)
-        function()
-        return model.train_step(data, *args, **kwargs)
+        vars(model).pop("train_step", None)
+        if waiting:
+            model._symbolic_build(data_batch=data)
+            waiting.pop()()
+        return step(data, *args, **kwargs)
 
     vars(model)["train_step"] = train_step

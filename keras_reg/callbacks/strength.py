@@ -31,13 +31,13 @@ class _StrengthCallback(keras.callbacks.Callback):
         self._ready = False
         # Here, as `keras.distribution` looks at the state of the model once, before training begins.
         if is_built(model):
-            self._make_movable()
-
-    def _make_movable(self) -> None:
-        make_movable(self.model, [v for path, v in penalised(self.model).items() if self.path in (None, path)])
+            make_movable(model, [v for path, v in penalised(model).items() if self.path in (None, path)])
+        else:
+            when_built(model, self._start)
 
     def on_train_begin(self, logs=None):
-        when_built(self.model, self._start)
+        if is_built(self.model):
+            self._start()
 
     def _start(self) -> None:
         """Once the model has its weights and its optimizer."""

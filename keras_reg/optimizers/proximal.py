@@ -142,7 +142,8 @@ class Proximal(keras.optimizers.Optimizer):
         dtype = "float64" if any(wide(v) == "float64" for v in variables) else "float32"
         if step_sizes.momentum(self.inner_optimizer):
             # Among the inner variables: on JAX those alone are put back where a step only accumulates gradients.
-            self._past = self._past or _variable(self, (), "zeros", dtype, "proximal_step")
+            if self._past is None:
+                self._past = _variable(self, (), "zeros", dtype, "proximal_step")
             if not any(self._past is variable for variable in self.inner_optimizer.variables):
                 self.inner_optimizer._track_variable(self._past)
         self._strengths = _variable(self, (len(variables),), "zeros", dtype, "strengths")
@@ -394,6 +395,7 @@ def _all_or_nothing(optimizer: Any) -> Iterator[None]:
     try:
         yield
     except BaseException:
+        optimizer.built = False
         del optimizer._variables[before:]
         raise
 
