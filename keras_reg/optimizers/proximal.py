@@ -1,8 +1,6 @@
 """The optimizer that applies the proximal maps of the penalties after every update of another one."""
 
-import contextlib
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -10,7 +8,6 @@ from keras import ops
 
 from keras_reg._registration import register
 from keras_reg._validation import non_negative, one_of
-from keras_reg.ops.fused import compiled, in_blocks, in_parts, in_place, joins, take_off
 from keras_reg.optimizers import step_sizes
 from keras_reg.optimizers.claims import Claims, is_proximal, structure_of, wide
 from keras_reg.regularizers import Penalty
@@ -230,97 +227,34 @@ class Proximal(keras.optimizers.Optimizer):
         if not self._in_apply:  # the inner optimizer is being used alone
             type(inner)._backend_update_step(inner, grads, variables, learning_rate)
             return
-        rate = learning_rate
+        rate = ops.convert_to_tensor(learning_rate)
         if self._past is not None:
             past, rate = step_sizes.accumulated(inner, self._past.value, ops.cast(learning_rate, self._past.dtype))
             self._past.assign(past)
-        alone, structures, joined = [], {}, {}
-        for gradient, variable in zip(grads, variables, strict=True):
+        type(inner)._backend_update_step(inner, grads, variables, learning_rate)
+        steps = (lambda variable: rate) if self.metric == "euclidean" else step_sizes.preconditioned(inner)(inner, rate)
+        structures = {}
+        for variable in variables:
             if not self.applies_prox_to(variable):
                 continue
             if partners := getattr(variable.regularizer, "partners", ()):
                 structures[variable.regularizer.structure] = partners
-                continue
-            key, rank = self._var_key(variable), len(variable.shape)
-            entrywise = len(variable.regularizer.separable_axes(rank)) == rank
-            if joins(gradient) and step_sizes.worth_compiling(inner, with_prox=entrywise):
-                # The norms of groups take less time of weights that are there as an array.
-                joined[key] = functools.partial(self._apply_prox, variable, rate) if entrywise else None
-            if joined.get(key) is None:
-                alone.append(variable)
-        with self._joined_to_the_update(joined):
-            type(inner)._backend_update_step(inner, grads, variables, learning_rate)
-        for variable in alone:
-            self._apply_prox(variable, rate)
-        for partners in structures.values():
-            self._apply_to_all(partners, rate)
-
-    @contextlib.contextmanager
-    def _joined_to_the_update(self, joined: dict) -> Iterator[None]:
-        """Compile the updates of these variables, by their keys, each with what is to follow it.
-
-        TensorFlow would make a pass over the weights for every operation of an update.
-        """
-        inner = self.inner_optimizer
-        bare = functools.partial(type(inner).update_step, inner)
-
-        def update_step(gradient, variable, learning_rate):
-            key = self._var_key(variable)
-
-            def update(gradient):
-                bare(gradient, variable, learning_rate)
-                if joined[key] is not None:
-                    joined[key]()
-
-            if key in joined:
-                compiled(update)(gradient)
             else:
-                bare(gradient, variable, learning_rate)
+                self._apply_prox(variable, steps(variable), rate)
+        for partners in structures.values():
+            self._apply_to_all(partners, [steps(variable) for variable in partners], rate)
 
-        if joined:
-            inner.update_step = update_step
-        try:
-            yield
-        finally:
-            if joined:
-                del inner.update_step
-
-    def _apply_prox(self, variable: Any, rate: Any) -> None:
+    def _apply_prox(self, variable: Any, step: Any, rate: Any) -> None:
         strength = self._claims.strength_of(variable)
         penalty = variable.regularizer.at_strength(ops.convert_to_tensor(strength))
-
-        rate = ops.cast(rate, strength.dtype)
-        step, *slots = self._step(variable, rate)
-
-        def prox(x, *slots):
-            return penalty.prox(x, step(*slots))
-
-        axes = penalty.separable_axes(len(variable.shape))
         before = ops.stop_gradient(variable.value)
-        # In a stateless scope the value is not the variable's own.
-        if in_parts(before) and variable.value is variable._value and not step_sizes.remembers(self.inner_optimizer):
-            shares = None if slots else penalty.shares_taken(before, step())
-            if shares is not None and shares.dtype == before.dtype:
-                take_off(before, shares)
-                return
-            if axes:
-                in_place(prox, axes, before, *slots)
-                return
-        after = in_blocks(prox, axes, before, *slots)
+        after = penalty.prox(before, step)
         step_sizes.remember(self.inner_optimizer, variable, before, after, rate)
         variable.assign(after)
 
-    def _step(self, variable: Any, rate: Any) -> tuple:
-        """A function that makes the step, and the arrays that it takes."""
-        if self.metric == "euclidean":
-            return (lambda: rate,)
-        return step_sizes.preconditioned(self.inner_optimizer)(self.inner_optimizer, variable, rate)
-
-    def _apply_to_all(self, partners: Sequence[Any], rate: Any) -> None:
+    def _apply_to_all(self, partners: Sequence[Any], steps: Sequence[Any], rate: Any) -> None:
         """The prox of a penalty on several weights together."""
         strength = self._claims.strength_of(partners[0])
-        rate = ops.cast(rate, strength.dtype)
-        steps = [step(*slots) for step, *slots in (self._step(variable, rate) for variable in partners)]
         groups = Groups.of([(variable.regularizer, tuple(variable.shape)) for variable in partners])
         before = [ops.stop_gradient(variable.value) for variable in partners]
         after = groups.prox([ops.cast(values, strength.dtype) for values in before], steps, ops.convert_to_tensor(strength))

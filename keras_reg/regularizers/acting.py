@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-from keras import backend
+
+from keras_reg.backend import is_compiling
 
 _READERS = frozenset({"losses", "_get_own_losses", "_get_regularization_losses"})
 """What reads the losses of a model also outside a step of its own."""
@@ -71,7 +72,7 @@ def running_model(ignored: frozenset = frozenset(), only: str = "") -> Any:
 
     In `fit`, `train_on_batch` and the like its optimizer is the one that will be applied.
     """
-    if _torch_is_compiling():
+    if is_compiling():  # whose compiler has no frames to look at
         return None
     frame = sys._getframe(1)
     while frame is not None:
@@ -83,8 +84,3 @@ def running_model(ignored: frozenset = frozenset(), only: str = "") -> Any:
                 return owner
         frame = frame.f_back
     return None
-
-
-def _torch_is_compiling() -> bool:
-    # Its compiler has no frames to look at.
-    return backend.backend() == "torch" and sys.modules["torch"].compiler.is_compiling()
