@@ -6,7 +6,6 @@ factor by which its strength has moved, the optimizer that applies its prox, the
 structure. It passes for the penalty as it is now.
 """
 
-import contextlib
 import re
 import sys
 import warnings
@@ -16,11 +15,12 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import KerasTensor, backend, ops
+from keras import KerasTensor, ops
 
 from keras_reg._keras import unlocked
+from keras_reg.backend import distribution_scope, is_compiling, loss_sees_the_optimizer, outside_of_graphs, read
 from keras_reg.ops.dtypes import widen
-from keras_reg.weights import layers_of, own_variables, read
+from keras_reg.weights import layers_of, own_variables
 
 REGULARIZER_ATTRIBUTE = re.compile(r"_?(?!activity)\w*regularizer")
 
@@ -131,7 +131,8 @@ class Record:
 
     def claim(self, optimizer: Any, index: int) -> None:
         """From here on `optimizer` applies the prox, and has the strength at `index`."""
-        self._claims = [(weakref.ref(other), i) for other, i in reversed(self.claims)] + [(weakref.ref(optimizer), index)]
+        others = [(weakref.ref(other), i) for other, i in reversed(self.claims) if other is not optimizer]
+        self._claims = [*others, (weakref.ref(optimizer), index)]
 
     def set_strength(self, strength: float) -> None:
         """Move this weight's strength; several strengths keep their ratio."""
@@ -147,7 +148,7 @@ class Record:
 
     def in_step(self) -> Any:
         """The penalty with the strengths that act in the loss of the step that is being computed or traced."""
-        if backend.backend() != "jax":  # which shows an optimizer's variables to the optimizer alone
+        if loss_sees_the_optimizer():
             for optimizer, index in self.claims:
                 return self.at(optimizer.strength_in_step(index))
         return self.at(self.strength if self._state is None else self._state.state.value)
@@ -319,8 +320,8 @@ def readers() -> list[Any]:
 
 
 def _models_on_the_stack(wanted: Any, kind: type | None = None) -> list[Any]:
-    if _torch_is_compiling():
-        return []
+    if is_compiling():
+        return []  # there are no frames to look at
     found = []
     frame = sys._getframe(2)
     while frame is not None:
@@ -332,11 +333,6 @@ def _models_on_the_stack(wanted: Any, kind: type | None = None) -> list[Any]:
                 found.append(owner)
         frame = frame.f_back
     return found
-
-
-def _torch_is_compiling() -> bool:
-    # Its compiler has no frames to look at.
-    return backend.backend() == "torch" and sys.modules["torch"].compiler.is_compiling()
 
 
 def proximal_optimizers(optimizer: Any) -> Iterator[Any]:
@@ -386,7 +382,7 @@ def make_movable(model: Any, variables: Iterable[Any]) -> None:
     variables = list(variables)
     for variable in variables:
         record(variable)._models.add(model)
-    wanted = {id(v): v for v in variables if record(v)._state is None and (backend.backend() == "jax" or not record(v).claims)}
+    wanted = {id(v): v for v in variables if record(v)._state is None and not (record(v).claims and loss_sees_the_optimizer())}
     if wanted:
         for layer in layers_of(model):
             for variable in own_variables(layer):
@@ -405,32 +401,16 @@ class _Strength(keras.random.SeedGenerator):
 
     @classmethod
     def on(cls, layer: Any, variable: Any, value: float, model: Any) -> "_Strength":
-        with _scope_of(model):
+        with distribution_scope(model):
             made = cls(value, wide(variable), f"{variable.name}_strength")
         with unlocked(layer):
             setattr(layer, f"_{made.name}", made)
         return made
 
 
-def outside_of_graphs() -> Any:
-    """A scope in which values can be read and written even where TensorFlow is tracing a step."""
-    if backend.backend() != "tensorflow":
-        return contextlib.nullcontext()
-    import tensorflow as tf
-
-    return tf.init_scope()
-
-
-def _scope_of(model: Any) -> Any:
-    strategy = getattr(model, "distribute_strategy", None)
-    if strategy is not None and backend.backend() == "tensorflow":
-        return strategy.scope()
-    return keras.name_scope(model.name)
-
-
 def wide(variable: Any) -> str:
     """The dtype in which the prox of the variable is computed."""
-    return "float64" if backend.standardize_dtype(variable.dtype) == "float64" else "float32"
+    return "float64" if keras.backend.standardize_dtype(variable.dtype) == "float64" else "float32"
 
 
 def forget_compiled_steps(model: Any) -> None:

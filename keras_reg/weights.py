@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
-from keras import backend, ops
+
+from keras_reg.backend import read as read
 
 KERNEL = ("*kernel", "*embedding", "*embeddings", "lora_*")
 """What `weights="kernel"` stands for."""
@@ -167,19 +167,6 @@ def _name_patterns(weights: Any) -> tuple[str, ...]:
             )
         patterns += KERNEL if item == "kernel" else [item]
     return tuple(patterns)
-
-
-def read(variable: keras.Variable) -> np.ndarray:
-    """The values, not copied where the backend holds them in this machine's memory; good until the next training step."""
-    if backend.backend() == "torch":
-        import torch
-
-        tensor = variable.value.detach()
-        # NumPy has no bfloat16: Keras makes it float32.
-        return ops.convert_to_numpy(variable) if tensor.device.type != "cpu" or tensor.dtype == torch.bfloat16 else tensor.numpy()
-    # TensorFlow copies a variable that is asked for an array, and not a tensor.
-    tensor = variable.value.value() if backend.backend() == "tensorflow" else variable.value
-    return np.asarray(tensor)
 
 
 def group_axis(variable: keras.Variable) -> int | tuple[int, ...] | None:

@@ -74,7 +74,7 @@ class WithOwnOptimizer(keras.Model):
 
             loss, grads = jax.value_and_grad(loss_of)(trainable)
             # The variables of this optimizer are not the trainer's: a step compiled by hand carries them.
-            trainable, own = optimizer.stateless_apply([v.value for v in optimizer.variables], grads, trainable)
+            trainable, _ = optimizer.stateless_apply([v.value for v in optimizer.variables], grads, trainable)
             return {"loss": loss}, (trainable, others, state[2], metrics)
         x, y, *_ = args[0]
         variables = self.inner.trainable_variables

@@ -252,10 +252,8 @@ def dense_target_at_once(y, classes, **options):
 
 
 @pytest.mark.parametrize("classes", [4, MANY])
-@pytest.mark.parametrize("in_graph", [False, True, "as if large"])
-def test_second_derivatives(classes, in_graph, monkeypatch):
-    if in_graph == "as if large":
-        monkeypatch.setattr("keras_reg.ops.fused.LARGE", 1)
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_second_derivatives(classes, in_graph):
     rng = np.random.default_rng(4)
     z, y, direction = rng.normal(size=(3, classes)), rng.integers(0, classes, 3), rng.normal(size=(3, classes))
     weight = rng.uniform(0.1, 2, classes)

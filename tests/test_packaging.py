@@ -24,9 +24,10 @@ ALWAYS = {"keras", "keras_reg", "numpy", *sys.stdlib_module_names}
 WHERE_USED = {"jax", "matplotlib", "rich", "scipy", "sklearn", "tensorboard", "tensorflow", "torch"}
 """What it may import inside a function as well."""
 FLOORS = (
-    {"_labels", "_registration", "_validation", "_version"},
-    {"ops"},
-    {"weights"},
+    {"_keras", "_labels", "_registration", "_validation", "_version"},
+    {"backend"},
+    {"ops", "weights"},
+    {"binding"},
     {"regularizers"},
     {"layers", "losses", "metrics", "optimizers", "testing"},
     {"models"},

@@ -5,8 +5,9 @@ import weakref
 from typing import Any
 
 import keras
-from keras import backend, ops, tree
+from keras import ops, tree
 
+from keras_reg.backend import distribution_scope, replicas
 from keras_reg.binding import forget_compiled_steps
 
 _trackers: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -20,9 +21,8 @@ class DataLoss(keras.metrics.Mean):
         self.activity_total = self.add_variable((), initializer="zeros", name="activity_total")
 
     def add(self, loss: Any, losses: list[Any], number_of_weights: int, size: Any) -> None:
-        replicas = _replicas()
         added = sum((ops.cast(one, loss.dtype) for one in losses), ops.zeros((), loss.dtype))
-        self.update_state(loss * replicas - added, sample_weight=size)
+        self.update_state(loss * replicas() - added, sample_weight=size)
         if len(losses) > number_of_weights:  # Keras puts the penalties of weights last
             others = sum(ops.cast(one, self.dtype) for one in losses[: len(losses) - number_of_weights])
             self.activity_total.assign_add(others * ops.cast(size, self.dtype))
@@ -41,7 +41,7 @@ class DataLoss(keras.metrics.Mean):
 def track(model: Any) -> DataLoss:
     """Have Keras report `data_loss`, and `val_data_loss`, with the metrics of the model, until `release`."""
     if model not in _trackers:
-        with model.distribute_strategy.scope() if backend.backend() == "tensorflow" else keras.name_scope(model.name):
+        with distribution_scope(model):
             _trackers[model] = DataLoss()
         vars(model)["compute_loss"] = _with_data_loss(model.compute_loss, weakref.ref(model))
         forget_compiled_steps(model)
@@ -95,12 +95,3 @@ def _batch_size(arguments: dict) -> Any:
             if tensor is not None and len(tensor.shape):
                 return ops.shape(tensor)[0]
     return 1
-
-
-def _replicas() -> int:
-    """Of how many replicas Keras adds up the loss."""
-    if backend.backend() != "tensorflow":
-        return 1
-    import tensorflow as tf
-
-    return tf.distribute.get_strategy().num_replicas_in_sync

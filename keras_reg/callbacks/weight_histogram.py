@@ -8,9 +8,10 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import backend, ops
+from keras import ops
 
 from keras_reg._validation import boolean, non_negative
+from keras_reg.backend import is_first_process
 from keras_reg.callbacks.data_loss import release, track
 from keras_reg.callbacks.event_file import EventFile, histogram_record, scalar_record
 from keras_reg.callbacks.gradients import gradient_function
@@ -163,7 +164,7 @@ class WeightHistogram(keras.callbacks.Callback):
         self._previous = {}
         self._gradient = gradient_function(self.model, self.gradients) if self.gradients is not None else None
         self._gated = self._gated_layers() if self.gates else {}
-        self._file = EventFile(os.path.join(self.log_dir, "weights"), self._start_step) if _first_process(self.model) else None
+        self._file = EventFile(os.path.join(self.log_dir, "weights"), self._start_step) if is_first_process(self.model) else None
         self._written = None
 
     def _iterations(self) -> int | None:
@@ -267,17 +268,3 @@ def _frequency(freq: Any) -> tuple[int | None, int | None]:
     if isinstance(freq, int) and not isinstance(freq, bool) and freq > 0:
         return freq, None
     raise ValueError(f'Argument `freq` must be "epoch", "N epochs" or a positive number of batches. Received: freq={freq!r}')
-
-
-def _first_process(model: Any) -> bool:
-    """Whether this process is the one that writes, of those that train together."""
-    if backend.backend() == "tensorflow":
-        strategy = getattr(model, "distribute_strategy", None)
-        return strategy is None or strategy.extended.should_save_summary
-    if backend.backend() == "jax":
-        import jax
-
-        return jax.process_index() == 0
-    import torch.distributed as distributed
-
-    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0

@@ -14,7 +14,6 @@ import numpy as np
 from keras import KerasTensor, backend, ops
 
 from keras_reg.ops.dtypes import like
-from keras_reg.ops.fused import compiled, worth_compiling
 
 FEW_CLASSES = 128
 BLOCK = 2**19  # entries
@@ -35,10 +34,7 @@ def smoothed_crossentropy(logits: Any, labels: Any, weight: float | Any, spread:
     if isinstance(logits, KerasTensor) or isinstance(labels, KerasTensor) or backend.backend() not in forms:
         return mixed(ops.log_softmax(logits), labels, nan_unless(exists, weight, logits), spread)
     classes, shape = logits.shape[-1], ops.shape(labels)
-    if worth_compiling(logits):  # which makes the weights where it reads them
-        form = functools.partial(_tensorflow_compiled, exists=None if exists is None else ops.reshape(exists, (-1,)))
-    else:
-        form, weight = forms[backend.backend()], nan_unless(exists, weight, logits)
+    form, weight = forms[backend.backend()], nan_unless(exists, weight, logits)
     if len(labels.shape) == 1 or backend.backend() == "jax":  # which fuses less across a change of shape
         return form(logits, labels, weight, spread)
     weight = weight if isinstance(weight, float) else ops.reshape(weight, (-1,))
@@ -104,29 +100,6 @@ def _tensorflow(logits, labels, weight, spread):
     def loss(logits):
         form = _tensorflow_few if logits.shape[-1] <= FEW_CLASSES else _tensorflow_many
         return form(tf, logits, labels, weight, spread)
-
-    return loss(logits)
-
-
-def _tensorflow_compiled(logits, labels, weight, spread, exists):
-    import tensorflow as tf
-
-    classes, given = logits.shape[-1], weight
-
-    # Both at once: the exponentials, which cost most, are then written where the gradient will be.
-    def loss_and_slope(logits, labels):
-        weight = nan_unless(exists, given, logits)
-        top = tf.reduce_max(logits, axis=-1)
-        powers = tf.exp(logits - top[:, None])
-        norm = tf.reduce_sum(powers, axis=-1)
-        losses = mixed(logits, labels, weight, spread, top, tf.math.log(norm))
-        target = tf.where(tf.range(classes) == labels[:, None], like(logits, column(weight)), like(logits, 0.0)) + like(logits, spread)
-        return losses, powers * ((weight + total(spread, classes)) / norm)[:, None] - target
-
-    @tf.custom_gradient
-    def loss(logits):
-        losses, slope = compiled(loss_and_slope)(logits, labels)
-        return losses, lambda upstream: slope * upstream[:, None]
 
     return loss(logits)
 

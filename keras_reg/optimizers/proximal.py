@@ -8,15 +8,15 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import backend, ops
+from keras import ops
 
 from keras_reg._registration import register
 from keras_reg._validation import non_negative, one_of
-from keras_reg.binding import has_flowed, is_proximal, is_record, join, move, outside_of_graphs, record, structure_of, wide
+from keras_reg.backend import numbers_suffice, outside_of_graphs, read
+from keras_reg.binding import has_flowed, is_proximal, is_record, join, move, record, structure_of, wide
 from keras_reg.optimizers import step_sizes
 from keras_reg.optimizers.strength_file import StrengthFile
 from keras_reg.regularizers.structural import Groups
-from keras_reg.weights import read
 
 METRICS = ("auto", "euclidean", "preconditioned")
 REFUSED = {
@@ -149,8 +149,8 @@ class Proximal(keras.optimizers.Optimizer):
         self._strengths = _variable(self, (len(variables),), "zeros", dtype, "strengths")
         self._trainable_variables = variables
         self._trainable_variables_indices.update({self._var_key(variable): index for index, variable in enumerate(variables)})
-        self.built = True
         self.refresh_claims()
+        self.built = True
         self.strength_file.restore()
 
     def _check_that_there_is_a_penalty(self, variables: list[Any]) -> None:
@@ -241,8 +241,7 @@ class Proximal(keras.optimizers.Optimizer):
 
     def strength_in_step(self, index: int) -> Any:
         """The same for a step that is being computed or traced."""
-        if backend.backend() == "torch":
-            # Nothing is compiled, and a number takes no operation.
+        if numbers_suffice():
             return self._trainable_variables[index].regularizer.strength
         return self._strengths.value[index]
 
@@ -290,6 +289,7 @@ class Proximal(keras.optimizers.Optimizer):
         if self._past is not None:
             past, rate = step_sizes.accumulated(inner, self._past.value, rate)
             self._past.assign(past)
+        steps = (lambda variable: rate) if self.metric == "euclidean" else step_sizes.preconditioned(inner)(inner, rate)
         structures: dict[str, list[Any]] = {}
         for variable in variables:
             if not self.applies_prox_to(variable):
@@ -298,30 +298,23 @@ class Proximal(keras.optimizers.Optimizer):
                 structures.setdefault(structure, []).append(variable)
             else:
                 before = ops.stop_gradient(variable.value)
-                after = self._penalty_in_step(variable).prox(before, self._step(variable, rate))
+                after = self._penalty_in_step(variable).prox(before, steps(variable))
                 self._assign(variable, before, after, rate)
         for members in structures.values():
-            self._apply_to_all(members, rate)
+            self._apply_to_all(members, [steps(variable) for variable in members], rate)
 
     def _penalty_in_step(self, variable: Any) -> Any:
         return variable.regularizer.at(self.strength_in_step(self._get_variable_index(variable)))
-
-    def _step(self, variable: Any, rate: Any) -> Any:
-        if self.metric == "euclidean":
-            return rate
-        step, *slots = step_sizes.preconditioned(self.inner_optimizer)(self.inner_optimizer, variable, rate)
-        return step(*slots)
 
     def _assign(self, variable: Any, before: Any, after: Any, rate: Any) -> None:
         step_sizes.remember(self.inner_optimizer, variable, before, after, rate)
         variable.assign(after)
 
-    def _apply_to_all(self, members: Sequence[Any], rate: Any) -> None:
+    def _apply_to_all(self, members: Sequence[Any], steps: Sequence[Any], rate: Any) -> None:
         """The prox of a penalty on several weights together, of those that are being updated."""
         dtype = self._strengths.dtype
         groups = Groups.of([(variable.regularizer, tuple(variable.shape)) for variable in members])
         before = [ops.stop_gradient(variable.value) for variable in members]
-        steps = [self._step(variable, rate) for variable in members]
         strength = self._penalty_in_step(members[0]).strength
         after = groups.prox([ops.cast(values, dtype) for values in before], steps, strength)
         for variable, old, new in zip(members, before, after, strict=True):

@@ -12,12 +12,12 @@ from keras import ops
 from keras_reg import ops as maps
 from keras_reg._registration import register
 from keras_reg._validation import boolean, floating_tensor, non_negative, step_size
-from keras_reg.ops.dtypes import at_least, like, widen
-from keras_reg.ops.fused import fused, sum_of_magnitudes
-from keras_reg.ops.groups import group_axes, group_size, over_norm, shares_taken, without
+from keras_reg.ops.dtypes import at_least, magnitude, widen
+from keras_reg.ops.groups import group_axes, group_size, scaled
+from keras_reg.regularizers.arguments import largest_magnitude, pair
 from keras_reg.regularizers.convex import L1
 from keras_reg.regularizers.hoyer import HoyerSquare, refuse_proximal
-from keras_reg.regularizers.penalty import Penalty, is_zero, largest_magnitude, pair, with_formula
+from keras_reg.regularizers.penalty import Penalty
 
 
 def _axis(axis: Any) -> int | tuple[int, ...]:
@@ -40,9 +40,6 @@ class GroupPenalty(Penalty):
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         group_axes(self.axis, len(shape))
-
-    def separable_axes(self, rank: int) -> tuple[int, ...]:
-        return group_axes(self.axis, rank)[0]
 
     def group_weight(self, w: Any) -> Any:
         """The square root of the number of weights in a group, or 1."""
@@ -133,12 +130,10 @@ class Grouped(GroupPenalty):
         return moved
 
     def value(self, w: Any) -> Any:
-        if is_zero(self.strength):
-            return ops.zeros((), w.dtype)
         weight = self.group_weight(w)
         norm = maps.group_norm(w, self.axis)
         if isinstance(self.penalty, L1):
-            return self.penalty.value(norm) * weight
+            return self.penalty.l1 * weight * ops.sum(norm)
         return self.penalty.value(norm / weight) * self._price(weight)
 
     def prox(self, w: Any, step: Any) -> Any:
@@ -148,9 +143,10 @@ class Grouped(GroupPenalty):
         weight = self.group_weight(w)
         kind = self._step_kind(step, w)
         if isinstance(self.penalty, L1):
+            threshold = self.penalty.l1 * weight
             if kind == "weight":
-                return ops.cast(maps.weighted_block_soft_threshold(w, step, self.penalty.l1 * weight, self.axis), dtype)
-            return ops.cast(without(w, self._shares_taken(w, step)), dtype)
+                return ops.cast(maps.weighted_block_soft_threshold(w, step, threshold, self.axis), dtype)
+            return ops.cast(maps.block_soft_threshold(w, step * threshold, self.axis), dtype)
         if kind == "weight":
             raise NotImplementedError(
                 f"{self!r} has no exact prox with a step for each weight: give one step, or one for each group "
@@ -158,18 +154,9 @@ class Grouped(GroupPenalty):
             )
         norm = maps.group_norm(w, self.axis, keepdims=True)
         shrunk = self.penalty.prox(norm / weight, step) * weight
-        dead = ops.equal(norm, 0)
-        return ops.cast(w * (shrunk / ops.where(dead, ops.ones_like(norm), norm)), dtype)
-
-    def shares_taken(self, w: Any, step: Any) -> Any:
-        # The prox of a subclass may be another one.
-        same = type(self).prox is Grouped.prox and isinstance(self.penalty, L1)
-        return self._shares_taken(w, step) if same and self._step_kind(step, w) != "weight" else None
-
-    def _shares_taken(self, w: Any, step: Any) -> Any:
-        w, _ = widen(w, "w")
-        threshold = like(w, step * self.penalty.l1 * self.group_weight(w))
-        return shares_taken(maps.group_norm(w, self.axis, keepdims=True), threshold)
+        # A zero group stays as it is, and so does one whose norm overflows.
+        share = ops.where((norm > 0) & ops.isfinite(norm), shrunk / norm, ops.ones_like(norm))
+        return ops.cast(scaled(w, share, share), dtype)
 
     def subdiff_distance(self, w: Any, grad: Any) -> Any:
         w, grad = pair(w, grad)
@@ -270,20 +257,8 @@ class SparseGroupLasso(GroupPenalty):
         return self.l1 + self.group
 
     def value(self, w: Any) -> Any:
-        return ops.zeros((), w.dtype) if is_zero(self.strength) else with_formula(self, self.pull, w)
-
-    def total(self, w: Any) -> Any:
-        parts = []
-        if not is_zero(self.l1):
-            parts.append(self.l1 * sum_of_magnitudes(w))
-        if not is_zero(self.group):
-            parts.append(self.group * self.group_weight(w) * ops.sum(maps.group_norm(w, self.axis)))
-        return sum(parts)
-
-    def pull(self, w: Any, scale: Any) -> Any:
-        """`scale` times the gradient, with 0 at zero weights."""
-        share = over_norm(scale * self.group * self.group_weight(w), maps.group_norm(w, self.axis, keepdims=True))
-        return fused(lambda w, step, share: step * ops.sign(w) + share * w, w, scale * self.l1, share)
+        norms = ops.sum(maps.group_norm(w, self.axis))
+        return self.l1 * ops.sum(magnitude(w)) + self.group * self.group_weight(w) * norms
 
     def prox(self, w: Any, step: Any) -> Any:
         step = step_size(step)

@@ -1,8 +1,6 @@
 """The contract that every penalty keeps."""
 
 import copy
-import math
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -11,9 +9,7 @@ from keras import KerasTensor, ops
 from keras_reg import binding
 from keras_reg._registration import register
 from keras_reg._validation import boolean, floating_tensor, non_negative
-from keras_reg.ops.dtypes import at_least, like, magnitude, widen
-from keras_reg.ops.fused import fused, fused_sum
-from keras_reg.ops.gradients import with_gradient
+from keras_reg.ops.dtypes import widen
 
 
 @register
@@ -179,88 +175,9 @@ class Penalty(keras.regularizers.Regularizer):
             setattr(moved, name, strength if single else strength * (getattr(self, name) / self.strength if self.strength else 0.0))
         return moved
 
-    def separable_axes(self, rank: int) -> tuple[int, ...]:
-        """The axes of weights of this rank along which the prox takes every slice by itself."""
-        del rank  # none is known
-        return ()
-
-    def shares_taken(self, w: Any, step: Any) -> Any:
-        """Shares that broadcast to `w`, so that the prox is `w - w * shares`; `None` where it is not of this kind."""
-        del w, step
-
     def __repr__(self) -> str:
         # An inner penalty reads better than its config.
         arguments = {name: getattr(self, name, value) for name, value in self.get_config().items()}
         if arguments.get("proximal") is False:
             del arguments["proximal"]
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
-
-
-def with_formula(penalty: Penalty, gradient: Callable, w: Any) -> Any:
-    """`penalty.total(w)` with `gradient(w, upstream)` for its gradient, unless the strength is a tensor, which gets a gradient as well."""
-    return with_gradient(penalty.total, gradient, w) if isinstance(penalty.strength, float) else penalty.total(w)
-
-
-def is_zero(strength: Any) -> bool:
-    """Whether a strength is the number 0; a tensor may become something else."""
-    return isinstance(strength, float) and strength == 0
-
-
-def largest_magnitude(grad: Any) -> float:
-    """`max |grad|` as a Python float."""
-    largest = float(ops.max(ops.absolute(floating_tensor(grad, "grad_at_zero"))))
-    if not math.isfinite(largest):
-        raise ValueError(f"Argument `grad_at_zero` must be finite. Received: a gradient whose largest magnitude is {largest}")
-    return largest
-
-
-def pair(w: Any, grad: Any) -> tuple[Any, Any]:
-    """Weights and the gradient at them, both in the float32 or wider dtype of the weights."""
-    w, _ = widen(w, "w")
-    grad = ops.convert_to_tensor(grad)
-    if tuple(grad.shape) != tuple(w.shape):
-        raise ValueError(f"Argument `grad` must have the shape of `w`, {tuple(w.shape)}. Received: grad.shape={tuple(grad.shape)}")
-    return w, like(w, grad)
-
-
-class Entrywise(Penalty):
-    """A sum over the weights of a price of their magnitude: what all such penalties share, given the price and its slope."""
-
-    radial = True
-
-    def price(self, size: Any) -> Any:
-        """What each weight pays, at magnitudes `size`."""
-        raise NotImplementedError
-
-    def slope(self, size: Any, scale: Any = 1.0) -> Any:
-        """`scale` times the derivative of the price at magnitudes `size`, from the right at 0; infinite where every pull is resisted."""
-        raise NotImplementedError
-
-    def separable_axes(self, rank: int) -> tuple[int, ...]:
-        return tuple(range(rank))
-
-    def value(self, w: Any) -> Any:
-        if is_zero(self.strength):
-            return ops.zeros((), w.dtype)
-        return with_formula(self, lambda w, upstream: fused(self.pull, w, upstream), w)
-
-    def total(self, w: Any) -> Any:
-        """The sum of the prices, without regard to how it differentiates."""
-        return fused_sum(lambda w: self.price(magnitude(w)), w)
-
-    def pull(self, w: Any, scale: Any) -> Any:
-        """`scale` times the gradient, with 0 at zero."""
-        return ops.sign(w) * self.slope(ops.absolute(w), scale)
-
-    def subdiff_distance(self, w: Any, grad: Any) -> Any:
-        w, grad = pair(w, grad)
-        slope = self.slope(ops.absolute(w))
-        at_zero = at_least(ops.absolute(grad) - slope, 0.0)
-        elsewhere = ops.absolute(grad + slope * ops.sign(w))
-        return ops.where(ops.equal(w, 0), at_zero, elsewhere)
-
-    def strength_max(self, grad_at_zero: Any) -> float:
-        slope = float(self.with_strength(1.0).slope(ops.zeros(())))
-        if slope == 0 or math.isinf(slope):
-            return super().strength_max(grad_at_zero)
-        return largest_magnitude(grad_at_zero) / slope
