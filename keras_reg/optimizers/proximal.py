@@ -172,14 +172,9 @@ class Proximal(keras.optimizers.Optimizer):
 
     def check_penalties(self, regularizer_of: Callable[[Any], Any]) -> None:
         """Raise a `ValueError` where this optimizer, built, could not apply the penalties that its variables are to get."""
-        penalised = [(v, r) for v in self._trainable_variables if is_proximal(r := regularizer_of(v))]
-        if not penalised:
-            raise ValueError(
-                f"{self.name!r} would have nothing left to apply, and the model could not be trained on after loading. Compile it with "
-                "the inner optimizer first: `model.compile(model.optimizer.inner_optimizer, …)`. Nothing was changed."
-            )
-        for variable, penalty in penalised:
-            self._check_prox(variable, penalty)
+        for variable in self._trainable_variables:
+            if is_proximal(penalty := regularizer_of(variable)):
+                self._check_prox(variable, penalty)
 
     def refresh_claims(self) -> None:
         """Take up the penalties that the variables have got since it was built, and drop those that are gone."""

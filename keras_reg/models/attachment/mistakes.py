@@ -10,7 +10,8 @@ import keras
 import numpy as np
 
 from keras_reg.models.attachment.carrier import carried
-from keras_reg.models.attachment.rebuilt import rebuilt_weights, regularizer_attributes, same_regularizer, units
+from keras_reg.models.attachment.rebuilt import rebuilt_weights, same_regularizer, units
+from keras_reg.models.attachment.slots import regularizer_attributes
 from keras_reg.regularizers.acting import proximal_optimizers
 from keras_reg.regularizers.penalty import Penalty
 from keras_reg.regularizers.structural import StructuralGroupLasso
