@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_reg import ops as maps
+from keras_reg._loading import regularizer_from
 from keras_reg._registration import register
 from keras_reg._validation import boolean, floating_tensor, non_negative, step_size
 from keras_reg.ops.dtypes import at_least, magnitude, widen
@@ -102,7 +103,7 @@ class Grouped(GroupPenalty):
 
     def __init__(self, penalty: Penalty, axis: int | tuple[int, ...] = -1, size_weights: bool = True, proximal: bool = False):
         if isinstance(penalty, dict):
-            penalty = keras.saving.deserialize_keras_object(penalty)
+            penalty = regularizer_from(penalty, "penalty")
         if not isinstance(penalty, Penalty) or not penalty.radial:
             raise TypeError(
                 f"Argument `penalty` must be a penalty of the magnitudes alone, such as L1 or MCP. Received: penalty={penalty!r}"
