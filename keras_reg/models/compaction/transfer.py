@@ -1,0 +1,135 @@
+"""What a new layer takes over from the old one: weights, cut, and whatever state is neither a weight nor in a config."""
+
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_reg.models.compaction.rule import Rule
+from keras_reg.models.compaction.slots import Slot
+from keras_reg.models.compaction.units import Units
+from keras_reg.weights import own_variables, read
+
+Source = tuple[keras.Variable, keras.Variable | None, Slot | None]
+
+
+def transfer(rule: Rule, layer: Any, graph: Units) -> list[Source]:
+    """Sets the state of a new layer; returns for each of its variables the old one, if there was one, and how it was cut."""
+    if not isinstance(layer, keras.Layer):
+        return []
+    for one, other in _pairs(rule.layer, layer):
+        _same_form(one, other)
+    made = []
+    for slot in rule.slots():
+        old, new = slot.variable(rule.layer), slot.variable(layer)
+        if new is None:
+            continue
+        # In double precision, since the constants that go into biases are.
+        values = np.zeros(new.shape) if old is None else slot.cut(np.array(read(old)), graph)
+        if slot.finish is not None:
+            values = slot.finish(values.astype("float64"))
+        assign(new, values)
+        made.append((new, old, slot))
+    made += _rest(rule, layer, made)
+    for new, old, _ in made:
+        if old is not None and not old._trainable:
+            new.trainable = False
+    unchanged = not rule.changes() and all(old is not None and tuple(old.shape) == tuple(new.shape) for new, old, _ in made)
+    for one, other in _pairs(rule.layer, layer):
+        if getattr(one, "stateful", False) and getattr(one, "states", None):  # no variables of the layer
+            for ours, theirs in zip(tree.flatten(other.states), tree.flatten(one.states), strict=True):
+                ours.assign(ops.copy(theirs))
+        if unchanged:
+            take_over(one, other)
+    return made
+
+
+def assign(variable: keras.Variable, values: np.ndarray) -> None:
+    """Sets a variable to values of any dtype."""
+    # NumPy lacks some of the dtypes.
+    narrow = "float32" if variable.dtype in ("bfloat16", "float8_e4m3fn", "float8_e5m2") else variable.dtype
+    variable.assign(ops.cast(ops.convert_to_tensor(values.astype(narrow)), variable.dtype))
+
+
+def _rest(rule: Rule, layer: Any, made: list[Source]) -> list[Source]:
+    """The variables that the rule says nothing of, seeds of random numbers among them: as they are."""
+    done = {id(variable) for new, old, _ in made for variable in (new, old)}
+    olds, news = ([variable for variable in owner.variables if id(variable) not in done] for owner in (rule.layer, layer))
+    if [tuple(variable.shape) for variable in olds] != [tuple(variable.shape) for variable in news]:
+        raise ValueError(
+            f"Layer {rule.name!r} cannot be made again from its own config, which gives it other weights: "
+            f"{_listed(news)} for {_listed(olds)}."
+        )
+    for old, new in zip(olds, news, strict=True):
+        # Not the tensor itself: JAX gives the memory of what it trains or predicts with away.
+        new.assign(ops.copy(old))
+    return [(new, old, None) for old, new in zip(olds, news, strict=True)]
+
+
+def _listed(variables: list[keras.Variable]) -> str:
+    return ", ".join(f"{variable.name} {tuple(variable.shape)}" for variable in variables[:4]) or "none"
+
+
+def _pairs(layer: Any, other: Any) -> Iterator[tuple[Any, Any]]:
+    """The layers within both, if they are the same."""
+    pairs = list(zip(layer._flatten_layers(), other._flatten_layers(), strict=False))
+    return iter(pairs)
+
+
+def _same_form(one: Any, other: Any) -> None:
+    """What is done to a layer once it is built, and its config, or that of the layer around it, may not say."""
+    if getattr(one, "lora_enabled", False) and not getattr(other, "lora_enabled", False):
+        other.enable_lora(one.lora_rank, lora_alpha=one.lora_alpha)
+    mode = getattr(one, "quantization_mode", None)
+    if mode and own_variables(one) and not getattr(other, "quantization_mode", None):
+        other.quantize(mode)
+
+
+def take_over(one: Any, other: Any) -> None:
+    """The state of a layer, or model, of which nothing was cut, beside its variables: as Keras saves it, and plain attributes."""
+    if hasattr(type(one), "save_assets") and type(one).save_assets is not keras.Layer.save_assets:
+        with tempfile.TemporaryDirectory() as folder:
+            one.save_assets(folder)
+            other.load_assets(folder)
+    if not one.variables and type(one).save_own_variables is not keras.Layer.save_own_variables:
+        store: dict[str, Any] = {}
+        one.save_own_variables(store)
+        other.load_own_variables(store)
+    common = vars(keras.layers.Layer())
+    for name, value in vars(one).items():
+        if name not in common and _is_plain(value) and not _same(value, vars(other).get(name)):
+            setattr(other, name, _copied(value))
+    if hasattr(other, "finalize_state") and other.variables:  # of preprocessing, which computes with copies of its variables
+        other.finalize_state()
+
+
+def _is_plain(value: Any) -> bool:
+    """Numbers, text and arrays, and structures of them."""
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(item) for item in value)
+    if isinstance(value, dict):
+        return all(_is_plain(item) for pair in value.items() for item in pair)
+    return value is None or isinstance(value, (bool, int, float, complex, str, bytes, np.ndarray, np.generic))
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return isinstance(one, np.ndarray) and isinstance(other, np.ndarray) and one.dtype == other.dtype and np.array_equal(one, other)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+    return type(one) is type(other) and one == other
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_copied(item) for item in value]
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return tuple(_copied(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return value.copy() if isinstance(value, np.ndarray) else value
