@@ -192,7 +192,7 @@ class Record:
         tensors = [wide, *(ops.cast(v.value, wide.dtype) for v in members[1:])]
         if stopped:
             tensors = [ops.stop_gradient(tensor) for tensor in tensors]
-        return ops.cast(penalty.joint_total([v.regularizer for v in members], tensors), dtype)
+        return ops.cast(penalty.joint_total([record(v).configured for v in members], tensors), dtype)
 
     def members(self, models: Iterable[Any] = ()) -> list[Any]:
         """The trainable weights of the structure that this one is a part of, in order."""

@@ -17,7 +17,8 @@ def compiled(function):
 
 
 def read(variable):
-    return np.asarray(variable.value)
+    # Its own, whatever a step that is being traced has in its place.
+    return np.asarray(variable.value if variable._value is None else variable._value)
 
 
 def loss_sees_the_optimizer():

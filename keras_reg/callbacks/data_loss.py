@@ -47,14 +47,17 @@ def track(model: Any) -> DataLoss:
         forget_compiled_steps(model)
     tracker = _trackers[model]
     if not _is_on(tracker, model):
-        # Not as an attribute: it would be saved with the model.
-        model._metrics.append(tracker)
+        # Not in the list that Keras tracks: TensorFlow exports nothing whose lists have shrunk.
+        tracker.before = model._metrics
+        vars(model)["_metrics"] = [*model._metrics, tracker]
     return tracker
 
 
 def release(model: Any) -> None:
     """Leave the metrics of the model as they were."""
-    model._metrics[:] = [metric for metric in model._metrics if metric is not _trackers.get(model)]
+    tracker = _trackers.get(model)
+    if tracker is not None and _is_on(tracker, model):
+        vars(model)["_metrics"] = tracker.before
 
 
 def _is_on(tracker: DataLoss, model: Any) -> bool:

@@ -313,7 +313,7 @@ class Proximal(keras.optimizers.Optimizer):
     def _apply_to_all(self, members: Sequence[Any], steps: Sequence[Any], rate: Any) -> None:
         """The prox of a penalty on several weights together, of those that are being updated."""
         dtype = self._strengths.dtype
-        groups = Groups.of([(variable.regularizer, tuple(variable.shape)) for variable in members])
+        groups = Groups.of([(variable.regularizer.configured, tuple(variable.shape)) for variable in members])
         before = [ops.stop_gradient(variable.value) for variable in members]
         strength = self._penalty_in_step(members[0]).strength
         after = groups.prox([ops.cast(values, dtype) for values in before], steps, strength)
