@@ -15,6 +15,9 @@ def _install() -> None:
         return
 
     def assign(variable, regularizer):
+        if isinstance(regularizer, keras.Layer):
+            # Keras takes whatever can be called, also one that a file puts there.
+            raise ValueError(f"A layer cannot be the regularizer of {variable.path!r}. Received: {regularizer!r}")
         if isinstance(regularizer, Penalty):
             try:
                 regularizer.check_shape(tuple(variable.shape))
