@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from keras_reg._registration import register
-from keras_reg._validation import non_negative, one_of
+from keras_reg._validation import non_negative, one_of, shown
 from keras_reg.ops.fused import compiled, in_blocks, in_parts, in_place, joins, take_off
 from keras_reg.optimizers import step_sizes
 from keras_reg.optimizers.claims import Claims, is_proximal, structure_of, wide
@@ -387,13 +387,13 @@ class Proximal(keras.optimizers.Optimizer):
 def _optimizer(inner: Any) -> Any:
     try:
         optimizer = keras.optimizers.get(inner)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         optimizer, cause = None, error
     else:
         cause = None
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise TypeError(
-            f"Argument `inner_optimizer` must be a Keras optimizer, its name or its config. Received: inner_optimizer={inner!r}"
+            f"Argument `inner_optimizer` must be a Keras optimizer, its name or its config. Received: inner_optimizer={shown(inner)}"
         ) from cause
     if isinstance(optimizer, Proximal):
         raise ValueError(f"Argument `inner_optimizer` must not be a Proximal itself. Received: inner_optimizer={inner!r}")
