@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_reg._validation import greater_than, non_negative, one_of, real_number
+from keras_reg._validation import greater_than, non_negative, one_of, real_number, shown
 from keras_reg.binding import make_movable, move, penalised, proximal_optimizers
 from keras_reg.callbacks.building import is_built, when_built
 from keras_reg.models.attachment.mistakes import warn_of_mistakes
@@ -128,10 +128,10 @@ class StrengthScheduler(_StrengthCallback):
     def __init__(self, schedule: Callable, freq: str | None = None, path: str | None = None, verbose: int = 0):
         super().__init__()
         if not callable(schedule):
-            raise TypeError(f"Argument `schedule` must be a function or a LearningRateSchedule. Received: schedule={schedule!r}")
+            raise TypeError(f"Argument `schedule` must be a function or a LearningRateSchedule. Received: schedule={shown(schedule)}")
         is_keras_schedule = isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule)
         self.schedule = schedule
-        self.freq = one_of(freq or ("step" if is_keras_schedule else "epoch"), ("epoch", "step"), "freq")
+        self.freq = one_of(("step" if is_keras_schedule else "epoch") if freq is None else freq, ("epoch", "step"), "freq")
         self.path = path
         self.verbose = verbose
         self._takes_strength = not is_keras_schedule and _arguments(schedule) > 1

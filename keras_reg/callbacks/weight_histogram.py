@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_reg._validation import boolean, non_negative
+from keras_reg._validation import boolean, non_negative, received
 from keras_reg.backend import is_first_process
 from keras_reg.callbacks.data_loss import release, track
 from keras_reg.callbacks.event_file import EventFile, histogram_record, scalar_record
@@ -89,11 +89,13 @@ class WeightHistogram(keras.callbacks.Callback):
         gates: bool = False,
     ):
         super().__init__()
+        if not isinstance(log_dir, (str, bytes, os.PathLike)):
+            raise TypeError(f"Argument `log_dir` must be a path. {received(log_dir, 'log_dir')}")
         self.log_dir = os.fspath(log_dir)
         self.batches_between, self.epochs_between = _frequency(freq)
         self.include, self.exclude = include, exclude
         if isinstance(bins, bool) or not isinstance(bins, int) or bins < 2:
-            raise ValueError(f"Argument `bins` must be an integer of at least 2. Received: bins={bins!r}")
+            raise ValueError(f"Argument `bins` must be an integer of at least 2. {received(bins, 'bins')}")
         self.bins = bins
         self.near_zero = non_negative(near_zero, "near_zero")
         self.updates = boolean(updates, "updates")
@@ -267,4 +269,4 @@ def _frequency(freq: Any) -> tuple[int | None, int | None]:
         return None, int(match[1] or 1)
     if isinstance(freq, int) and not isinstance(freq, bool) and freq > 0:
         return freq, None
-    raise ValueError(f'Argument `freq` must be "epoch", "N epochs" or a positive number of batches. Received: freq={freq!r}')
+    raise ValueError(f'Argument `freq` must be "epoch", "N epochs" or a positive number of batches. {received(freq, "freq")}')

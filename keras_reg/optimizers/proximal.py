@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_reg._registration import register
-from keras_reg._validation import non_negative, one_of
+from keras_reg._validation import non_negative, one_of, shown
 from keras_reg.backend import numbers_suffice, outside_of_graphs, read
 from keras_reg.binding import has_flowed, is_proximal, is_record, join, move, record, structure_of, wide
 from keras_reg.optimizers import step_sizes
@@ -396,13 +396,13 @@ def _all_or_nothing(optimizer: Any) -> Iterator[None]:
 def _optimizer(inner: Any) -> Any:
     try:
         optimizer = keras.optimizers.get(inner)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         optimizer, cause = None, error
     else:
         cause = None
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise TypeError(
-            f"Argument `inner_optimizer` must be a Keras optimizer, its name or its config. Received: inner_optimizer={inner!r}"
+            f"Argument `inner_optimizer` must be a Keras optimizer, its name or its config. Received: inner_optimizer={shown(inner)}"
         ) from cause
     if isinstance(optimizer, Proximal):
         raise ValueError(f"Argument `inner_optimizer` must not be a Proximal itself. Received: inner_optimizer={inner!r}")

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import numbers
 from typing import Any
 
 import keras
@@ -12,7 +11,7 @@ from keras import ops
 from keras_reg import ops as maps
 from keras_reg._loading import regularizer_from
 from keras_reg._registration import register
-from keras_reg._validation import boolean, floating_tensor, non_negative, step_size
+from keras_reg._validation import axes, boolean, floating_tensor, non_negative, shown, step_size
 from keras_reg.ops.dtypes import at_least, magnitude, widen
 from keras_reg.ops.groups import group_axes, group_size, scaled
 from keras_reg.regularizers.arguments import largest_magnitude, pair
@@ -21,22 +20,12 @@ from keras_reg.regularizers.hoyer import HoyerSquare, refuse_proximal
 from keras_reg.regularizers.penalty import Penalty
 
 
-def _axis(axis: Any) -> int | tuple[int, ...]:
-    axes = axis if isinstance(axis, (tuple, list)) else (axis,)
-    if not axes or any(isinstance(a, bool) or not isinstance(a, numbers.Integral) for a in axes):
-        raise TypeError(f"Argument `axis` must be an integer or a non-empty tuple of integers. Received: axis={axis!r}")
-    axes = tuple(int(a) for a in axes)
-    if len(set(axes)) < len(axes):
-        raise ValueError(f"Argument `axis` must not name an axis twice. Received: axis={axis!r}")
-    return axes if isinstance(axis, (tuple, list)) else axes[0]
-
-
 class GroupPenalty(Penalty):
     """What all group penalties share: the axis that indexes the groups, and the weight of a group."""
 
     def __init__(self, axis: int | tuple[int, ...], size_weights: bool, proximal: bool):
         super().__init__(proximal)
-        self.axis = _axis(axis)
+        self.axis = axes(axis, "axis")
         self.size_weights = boolean(size_weights, "size_weights")
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
@@ -106,7 +95,7 @@ class Grouped(GroupPenalty):
             penalty = regularizer_from(penalty, "penalty")
         if not isinstance(penalty, Penalty) or not penalty.radial:
             raise TypeError(
-                f"Argument `penalty` must be a penalty of the magnitudes alone, such as L1 or MCP. Received: penalty={penalty!r}"
+                f"Argument `penalty` must be a penalty of the magnitudes alone, such as L1 or MCP. Received: penalty={shown(penalty)}"
             )
         super().__init__(axis, size_weights, boolean(proximal, "proximal") or penalty.proximal)
         self.penalty = penalty

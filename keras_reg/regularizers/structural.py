@@ -1,8 +1,8 @@
 """A group lasso whose groups reach over several weights: all that has to go for a unit of the model to leave."""
 
 import functools
+import itertools
 import math
-import numbers
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -11,9 +11,9 @@ import numpy as np
 from keras import ops
 
 from keras_reg._registration import register
-from keras_reg._validation import floating_tensor, non_negative, one_of, step_size
+from keras_reg._validation import axes, floating_tensor, items, non_negative, one_of, received, step_size, whole_number
 from keras_reg.ops.dtypes import at_least, like, tiny, widen
-from keras_reg.ops.groups import norm_left, scaled, share_left
+from keras_reg.ops.groups import group_axes, norm_left, scaled, share_left
 from keras_reg.regularizers.arguments import largest_magnitude, pair
 from keras_reg.regularizers.penalty import Penalty
 
@@ -66,17 +66,29 @@ class StructuralGroupLasso(Penalty):
         super().__init__(proximal)
         self.strength = non_negative(strength, "strength")
         self.cost = None if cost is None else one_of(cost, COSTS, "cost")
+        if not isinstance(structure, (str, type(None))):
+            raise TypeError(f"Argument `structure` must be a name or None. {received(structure, 'structure')}")
         self.structure = structure
-        self.axis = tuple(axis) if isinstance(axis, (list, tuple)) else axis
-        self.groups = None if groups is None else [int(group) for group in groups]
-        self.weights = float(weights) if isinstance(weights, numbers.Real) else [float(weight) for weight in weights]
+        self.axis = axes(axis, "axis")
+        if isinstance(self.axis, tuple) and any(b - a != 1 for a, b in itertools.pairwise(self.axis)):
+            raise ValueError(f"Argument `axis` must hold axes that follow one another. {received(axis, 'axis')}")
+        self.groups = None if groups is None else [whole_number(group, "groups", at_least=-1) for group in items(groups, "groups")]
+        several = isinstance(weights, (list, tuple, np.ndarray))
+        self.weights = [non_negative(w, "weights") for w in items(weights, "weights")] if several else non_negative(weights, "weights")
+        if several and groups is not None and len(self.weights) != len(self.groups):
+            raise ValueError(
+                f"Argument `weights` must have one number for each of the {len(self.groups)} `groups`, or be one for all. "
+                f"Received: {len(self.weights)} weights"
+            )
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         if self.structure is None:
             raise ValueError("Its groups are not known yet: give it to a model by `keras_reg.models.attach(model, penalty)`.")
+        group_axes(self.axis, len(shape))  # an axis that is not there
         length = self._length(shape)
-        if self.groups is not None and len(self.groups) != length:
-            raise ValueError(f"It was made for {len(self.groups)} entries along axis {self.axis}, and there are {length}.")
+        for given in (self.groups, self.weights):
+            if isinstance(given, list) and len(given) != length:
+                raise ValueError(f"It was made for {len(given)} entries along axis {self.axis}, and there are {length}.")
 
     def _axes(self, rank: int) -> list[int]:
         axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)

@@ -60,8 +60,10 @@ def _is_refused(node: dict) -> bool:
 
 
 def _unknown(node: dict) -> bool:
-    of_keras = str(node.get("module")).split(".")[0] in ("keras", "builtins")
-    return not of_keras and keras.saving.get_registered_object(node.get("config")) is None
+    """Whether it is a function that nobody has registered, and none of Keras's own."""
+    name = str(node.get("config"))
+    rooms = (keras.activations, keras.initializers, keras.losses, keras.metrics, keras.ops)
+    return keras.saving.get_registered_object(name) is None and not any(hasattr(room, name) for room in rooms)
 
 
 def _functions(thing: Any, seen: set[int]) -> Iterator[types.FunctionType]:
