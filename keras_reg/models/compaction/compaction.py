@@ -9,6 +9,7 @@ from keras_reg.models.attachment.assignment import Assignment, own_copy
 from keras_reg.models.attachment.rebuilt import same_regularizer
 from keras_reg.models.compaction import rules as rules
 from keras_reg.models.compaction.compiling import compile_alike
+from keras_reg.models.compaction.making import is_own, own_object
 from keras_reg.models.compaction.rule import Rule
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.tracer import Tracer, graph_of
@@ -72,6 +73,9 @@ class Compaction:
                 axis = old.regularizer.axis
                 mask = self.tracer.graph.kept(slot.axes[axis]).ravel() if slot is not None else None
                 parts.append((new, old.regularizer, mask))
+            elif is_own(old.regularizer):  # it may have no config
+                if new.regularizer is None:
+                    wanted.append((new, own_object(old.regularizer)))
             elif not same_regularizer(new.regularizer, old.regularizer):
                 wanted.append((new, own_copy(old.regularizer)))
         parts = [(new, part, mask) for new, part, mask in parts if mask is not None]

@@ -50,6 +50,16 @@ def is_own(value: Any) -> bool:
     return callable(value) and str(getattr(thing, "__module__", "")).split(".")[0] not in ("keras", "keras_reg")
 
 
+def own_object(value: Any) -> Any:
+    """Another of a user's object, which may have a state; functions as they are."""
+    if hasattr(value, "__name__"):
+        return value
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # an object of the user's may refuse in its own way
+        return value
+
+
 @contextlib.contextmanager
 def _own_settings(layer: Any) -> Iterator[dict[str, Any]]:
     """Takes what is the user's own off a layer and the layers within, for the time being; yields it by the names of the config."""
@@ -58,7 +68,7 @@ def _own_settings(layer: Any) -> Iterator[dict[str, Any]]:
         for name, value in list(vars(inner).items()):
             if name.endswith(SETTINGS) and is_own(value) and not isinstance(getattr(type(inner), name, None), property):
                 taken.append((inner, name, value))
-                found.setdefault(name.lstrip("_"), _copied(value))
+                found.setdefault(name.lstrip("_"), own_object(value))
     try:
         for inner, name, _ in taken:
             object.__setattr__(inner, name, keras.activations.linear if name.endswith("activation") else None)
@@ -66,16 +76,6 @@ def _own_settings(layer: Any) -> Iterator[dict[str, Any]]:
     finally:
         for inner, name, value in taken:
             object.__setattr__(inner, name, value)
-
-
-def _copied(value: Any) -> Any:
-    """Functions as they are; objects, which may have a state, once more."""
-    if hasattr(value, "__name__"):
-        return value
-    try:
-        return copy.deepcopy(value)
-    except Exception:  # an object of the user's may refuse in its own way
-        return value
 
 
 def _classes(layer: Any) -> dict[str, type]:

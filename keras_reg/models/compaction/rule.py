@@ -10,6 +10,7 @@ import numpy as np
 from keras_reg.models.compaction.making import config_of, is_own, made_again
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.slots import Matrix, Slot, resolve
+from keras_reg.models.compaction.state import take_over_early
 from keras_reg.models.compaction.units import Units
 from keras_reg.weights import read
 
@@ -74,7 +75,11 @@ class Rule:
         """After `mark`: the smaller layer, not yet built."""
         if not isinstance(self.layer, keras.Layer):
             return self._operation()
-        return made_again(self.layer, {**self._initial_values(), **self.changes()}, self.tracer.shared_within(self.layer), self.name)
+        changes = self.changes()
+        new = made_again(self.layer, {**self._initial_values(), **changes}, self.tracer.shared_within(self.layer), self.name)
+        if not changes:
+            take_over_early(self.layer, new)
+        return new
 
     def own_config(self) -> dict[str, Any]:
         """The config of the layer, without what may be carried around it."""

@@ -1,7 +1,5 @@
-"""What a new layer takes over from the old one: weights, cut, and whatever state is neither a weight nor in a config."""
+"""What a new layer takes over from the old one: weights, cut, other variables, and the state beside them."""
 
-import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -10,6 +8,7 @@ from keras import ops, tree
 
 from keras_reg.models.compaction.rule import Rule
 from keras_reg.models.compaction.slots import Slot
+from keras_reg.models.compaction.state import pairs, take_over
 from keras_reg.models.compaction.units import Units
 from keras_reg.weights import own_variables, read
 
@@ -20,7 +19,7 @@ def transfer(rule: Rule, layer: Any, graph: Units) -> list[Source]:
     """Sets the state of a new layer; returns for each of its variables the old one, if there was one, and how it was cut."""
     if not isinstance(layer, keras.Layer):
         return []
-    for one, other in _pairs(rule.layer, layer):
+    for one, other in pairs(rule.layer, layer):
         _same_form(one, other)
     made = []
     for slot in rule.slots():
@@ -38,7 +37,7 @@ def transfer(rule: Rule, layer: Any, graph: Units) -> list[Source]:
         if old is not None and not old._trainable:
             new.trainable = False
     unchanged = not rule.changes() and all(old is not None and tuple(old.shape) == tuple(new.shape) for new, old, _ in made)
-    for one, other in _pairs(rule.layer, layer):
+    for one, other in pairs(rule.layer, layer):
         if getattr(one, "stateful", False) and getattr(one, "states", None):  # no variables of the layer
             for ours, theirs in zip(tree.flatten(other.states), tree.flatten(one.states), strict=True):
                 ours.assign(ops.copy(theirs))
@@ -73,63 +72,12 @@ def _listed(variables: list[keras.Variable]) -> str:
     return ", ".join(f"{variable.name} {tuple(variable.shape)}" for variable in variables[:4]) or "none"
 
 
-def _pairs(layer: Any, other: Any) -> Iterator[tuple[Any, Any]]:
-    """The layers within both, if they are the same."""
-    pairs = list(zip(layer._flatten_layers(), other._flatten_layers(), strict=False))
-    return iter(pairs)
-
-
 def _same_form(one: Any, other: Any) -> None:
-    """What is done to a layer once it is built, and its config, or that of the layer around it, may not say."""
+    """What is done to a layer once it is called or built, and its config, or that of the layer around it, may not say."""
+    if one.built and not other.built and own_variables(one) and (shapes := one.get_build_config()):
+        other.build_from_config(shapes)  # one within another that is built by the first call with numbers
     if getattr(one, "lora_enabled", False) and not getattr(other, "lora_enabled", False):
         other.enable_lora(one.lora_rank, lora_alpha=one.lora_alpha)
     mode = getattr(one, "quantization_mode", None)
     if mode and own_variables(one) and not getattr(other, "quantization_mode", None):
         other.quantize(mode)
-
-
-def take_over(one: Any, other: Any) -> None:
-    """The state of a layer, or model, of which nothing was cut, beside its variables: as Keras saves it, and plain attributes."""
-    if hasattr(type(one), "save_assets") and type(one).save_assets is not keras.Layer.save_assets:
-        with tempfile.TemporaryDirectory() as folder:
-            one.save_assets(folder)
-            other.load_assets(folder)
-    if not one.variables and type(one).save_own_variables is not keras.Layer.save_own_variables:
-        store: dict[str, Any] = {}
-        one.save_own_variables(store)
-        other.load_own_variables(store)
-    common = vars(keras.layers.Layer())
-    for name, value in vars(one).items():
-        if name not in common and _is_plain(value) and not _same(value, vars(other).get(name)):
-            setattr(other, name, _copied(value))
-    if hasattr(other, "finalize_state") and other.variables:  # of preprocessing, which computes with copies of its variables
-        other.finalize_state()
-
-
-def _is_plain(value: Any) -> bool:
-    """Numbers, text and arrays, and structures of them."""
-    if isinstance(value, (list, tuple)):
-        return all(_is_plain(item) for item in value)
-    if isinstance(value, dict):
-        return all(_is_plain(item) for pair in value.items() for item in pair)
-    return value is None or isinstance(value, (bool, int, float, complex, str, bytes, np.ndarray, np.generic))
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
-        return isinstance(one, np.ndarray) and isinstance(other, np.ndarray) and one.dtype == other.dtype and np.array_equal(one, other)
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
-    return type(one) is type(other) and one == other
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_copied(item) for item in value]
-    if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        return tuple(_copied(item) for item in value)
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    return value.copy() if isinstance(value, np.ndarray) else value
