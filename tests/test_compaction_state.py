@@ -432,3 +432,69 @@ def test_layers_within_layers_stay_shared(tmp_path):
     small = check(scatter(model, 1))
     assert small.layers[1].activation is small.layers[2].activation
     assert small.layers[1].activation is not slope
+
+
+# What the optimizer knew of which weight
+
+
+def wide():
+    layers = [L.Dense(6, "relu", name="a"), L.Dense(6, "relu", name="c"), L.Dense(3, name="b")]
+    model = keras.Sequential([keras.Input((5,)), *layers])
+    return dead(model)
+
+
+def name_of(weight):
+    return "/".join(weight.path.split("/")[-2:])
+
+
+def momenta(model):
+    """By the path of the weight, if the optimizer has any."""
+    optimizer = model.optimizer
+    known = optimizer._trainable_variables
+    return {name_of(weight): np.array(keras.ops.convert_to_numpy(optimizer.momentums[i])) for i, weight in enumerate(known)}
+
+
+def test_momenta_go_with_their_weights():
+    """Not with their places, which freezing moves."""
+    x, y = data()
+    model = wide()
+    model.get_layer("a").trainable = False
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse", run_eagerly=EAGER)
+    model.fit(x, y, verbose=0)
+    before = momenta(model)
+    model.get_layer("a").trainable, model.get_layer("c").trainable = True, False
+    after = momenta(compact(model))
+    assert before.keys() == {"c/kernel", "c/bias", "b/kernel", "b/bias"}
+    assert after.keys() == {"a/kernel", "a/bias", "b/kernel", "b/bias"}
+    for path in ("b/kernel", "b/bias"):
+        np.testing.assert_array_equal(after[path], before[path])
+        assert np.any(after[path])
+    assert not np.any(after["a/kernel"])
+
+
+def test_exclusions_from_weight_decay():
+    model = wide()
+    optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_list=[model.get_layer("c").kernel], var_names=["bias"])
+    model.compile(optimizer, "mse", run_eagerly=EAGER)
+    for fitted in (False, True):
+        if fitted:
+            model.fit(*data(), verbose=0)
+        small = compact(model)
+        used = {name_of(weight) for weight in small.trainable_weights if small.optimizer._use_weight_decay(weight)}
+        assert used == {"a/kernel", "b/kernel"}
+
+
+def test_both_halves_of_factored_slots():
+    """Adafactor keeps means over rows and over columns: each is cut along the axes that it has."""
+    x, y = data()
+    model = wide()
+    model.compile(keras.optimizers.Adafactor(0.01), "mse", run_eagerly=EAGER)
+    model.fit(x, y, verbose=0)
+    kept = [0, 3, 4, 5]
+    small = compact(dead(model))
+    for name in ("_r", "_c", "_v"):
+        before, after = ([np.array(slot) for slot in getattr(m.optimizer, name)] for m in (model, small))
+        np.testing.assert_array_equal(after[2], before[2][kept] if name in ("_r", "_v") else before[2])
+        np.testing.assert_array_equal(after[0], before[0] if name == "_r" else before[0][..., kept])
+    small.fit(x, y, verbose=0)

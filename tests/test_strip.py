@@ -213,3 +213,18 @@ def test_what_cannot_be_stripped():
         strip(layers.Dense(3))
     with pytest.raises(ValueError, match="must be built"):
         strip(keras.Sequential([layers.Dense(3)]))
+
+
+def test_state_that_is_no_weight():
+    """What a layer learnt from data beside its weights, and the seeds of its noise."""
+    x = keras.Input((4,))
+    normal, bins = layers.Normalization(), layers.Discretization(num_bins=3)
+    for layer in (normal, bins):
+        layer.adapt(np.random.default_rng(0).normal(3.0, 2.0, size=(40, 4)))
+    y = layers.Dropout(0.5, seed=7)(normal(x)) + ops.cast(bins(x), "float32")
+    model = keras.Model(x, layers.Dense(2, kernel_regularizer=L1(0.1))(y))
+    model(np.ones((2, 4), "float32"), training=True)  # which moves the seed on
+    plain = strip(model)
+    z = np.random.default_rng(1).normal(size=(3, 4)).astype("float32")
+    for training in (False, True):
+        np.testing.assert_allclose(*(ops.convert_to_numpy(m(z, training=training)) for m in (model, plain)), rtol=1e-6)

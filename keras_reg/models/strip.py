@@ -10,6 +10,11 @@ from keras_reg._registration import PACKAGE
 from keras_reg.binding import proximal_optimizers
 from keras_reg.models.attachment.carrier import KEY
 from keras_reg.models.attachment.rebuilt import rebuild_from, refusals
+<<<<<<< HEAD
+=======
+from keras_reg.models.compaction.state import pairs, take_over
+from keras_reg.regularizers.acting import proximal_optimizers
+>>>>>>> compaction
 from keras_reg.weights import layers_of
 
 
@@ -57,6 +62,9 @@ def strip(model: keras.Model) -> keras.Model:
         own.assign(ops.copy(variable))
         if variable.regularizer is not None and own.regularizer is None and not _is_ours(type(variable.regularizer)):
             lost.append(variable.path)
+    for one, other in pairs(model, plain):
+        if not isinstance(one, keras.Model):
+            take_over(one, other)
     _check_plain(plain, ours)
     if lost:
         warnings.warn(

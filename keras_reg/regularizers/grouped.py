@@ -309,7 +309,7 @@ class GroupHoyerSquare(Grouped):
     Example:
 
     >>> from keras_reg.regularizers import GroupHoyerSquare
-    >>> float(GroupHoyerSquare(1.0, axis=-1)([[3.0, 0.0], [4.0, 5.0]]))
+    >>> round(float(GroupHoyerSquare(1.0, axis=-1)([[3.0, 0.0], [4.0, 5.0]])), 5)
     2.0
 
     Reference: [Yang, Wen and Li, 2020 (DeepHoyer)](https://arxiv.org/abs/1908.09979).

@@ -33,7 +33,7 @@ class HoyerSquare(Penalty):
     Example:
 
     >>> from keras_reg.regularizers import HoyerSquare
-    >>> [float(HoyerSquare(1.0)(w)) for w in ([2.0, 0.0], [2.0, 2.0])]
+    >>> [round(float(HoyerSquare(1.0)(w)), 5) for w in ([2.0, 0.0], [2.0, 2.0])]
     [1.0, 2.0]
 
     Reference: [Yang, Wen and Li, 2020 (DeepHoyer)](https://arxiv.org/abs/1908.09979).

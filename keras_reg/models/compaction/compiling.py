@@ -27,7 +27,7 @@ def compile_alike(old: Any, new: Any, sources: dict[int, tuple], graph: Units) -
     new.compile(**{key: _copy(value) for key, value in old._compile_config.config.items()})
     if old.optimizer is None:
         return
-    origins = {id(source): variable for variable in new.variables if (source := sources.get(id(variable), (None,))[0]) is not None}
+    origins = [(source, variable) for variable in new.variables if (source := sources.get(id(variable), (None,))[0]) is not None]
     for one, other in _optimizers(old.optimizer, new.optimizer):
         _exclude(one, other, origins)
     if old.optimizer.built:
@@ -61,12 +61,12 @@ def _variables(optimizer: Any) -> list[keras.Variable]:
     return list(known[0]) if known else []
 
 
-def _exclude(old: Any, new: Any, origins: dict[int, keras.Variable]) -> None:
-    """From weight decay what was excluded before; Keras keeps that under the `id` of a weight, beside the config."""
+def _exclude(old: Any, new: Any, origins: list[tuple]) -> None:
+    """From weight decay what was excluded before; Keras keeps that by keys of the weights, beside the config."""
     pattern = getattr(old, "_exclude_from_weight_decay_pattern", None)
     excluded = getattr(old, "_exclude_from_weight_decay", None)
     if pattern is not None or excluded:
-        new._exclude_from_weight_decay = {new._var_key(new_one) for key, new_one in origins.items() if key in (excluded or ())}
+        new._exclude_from_weight_decay = {new._var_key(ours) for theirs, ours in origins if old._var_key(theirs) in (excluded or ())}
         new._exclude_from_weight_decay_pattern = copy.copy(pattern)
         new._exclude_from_weight_decay_cache = {}
 

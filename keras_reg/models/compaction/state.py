@@ -5,19 +5,35 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops, tree
 
 
 def pairs(layer: Any, other: Any) -> list[tuple[Any, Any]]:
-    """Two layers of one kind, and those within both."""
+    """Two layers of one kind, and those within both. Keras may give the layers of a model another order; their names stay."""
+    if isinstance(layer, keras.Model) and isinstance(other, keras.Model):
+        inner, others = ({each.name: each for each in model.layers} for model in (layer, other))
+        if inner.keys() == others.keys() and len(inner) == len(layer.layers):
+            return [(layer, other), *(pair for name, each in inner.items() for pair in pairs(each, others[name]))]
     return list(zip(layer._flatten_layers(), other._flatten_layers(), strict=False))
 
 
 def take_over(one: Any, other: Any) -> None:
-    """The state of a layer, or model, of which nothing was cut, beside its variables: as Keras saves it, and plain attributes."""
+    """The state of a layer of which nothing was cut, beside its weights: as Keras saves it, plain attributes, states and seeds."""
     _take_over_assets(one, other)
     _take_over_attributes(one, other)
+    take_over_states(one, other)
+    for generator, ours in zip(one._seed_generators, other._seed_generators, strict=False):
+        ours.state.assign(ops.copy(generator.state))
     if hasattr(other, "finalize_state") and other.variables:  # of preprocessing, which computes with copies of its variables
         other.finalize_state()
+
+
+def take_over_states(one: Any, other: Any) -> None:
+    """Those of a recurrent layer that keeps them between calls: they are no variables of the layer."""
+    if getattr(one, "stateful", False) and getattr(one, "states", None):
+        for ours, theirs in zip(tree.flatten(other.states), tree.flatten(one.states), strict=True):
+            # Not the tensor itself: JAX gives the memory of what it trains or predicts with away.
+            ours.assign(ops.copy(theirs))
 
 
 def take_over_early(layer: Any, new: Any) -> None:
@@ -43,8 +59,9 @@ def _take_over_assets(one: Any, other: Any) -> None:
 def _take_over_attributes(one: Any, other: Any) -> None:
     common = vars(keras.layers.Layer())
     for name, value in vars(one).items():
-        # Those of TensorFlow's tracking begin with `_self_`.
-        if name not in common and not name.startswith("_self_") and _is_plain(value) and not _same(value, vars(other).get(name)):
+        # Those of TensorFlow's tracking begin with `_self_`; of what is carried around a layer another room takes care.
+        foreign = name in common or name.startswith(("_self_", "_carried", "_pending"))
+        if not foreign and _is_plain(value) and not _same(value, vars(other).get(name)):
             setattr(other, name, _copied(value))
 
 

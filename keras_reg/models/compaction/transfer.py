@@ -4,11 +4,11 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops, tree
+from keras import ops
 
 from keras_reg.models.compaction.rule import Rule
 from keras_reg.models.compaction.slots import Slot
-from keras_reg.models.compaction.state import pairs, take_over
+from keras_reg.models.compaction.state import pairs, take_over, take_over_states
 from keras_reg.models.compaction.units import Units
 from keras_reg.weights import own_variables, read
 
@@ -38,11 +38,10 @@ def transfer(rule: Rule, layer: Any, graph: Units) -> list[Source]:
             new.trainable = False
     unchanged = not rule.changes() and all(old is not None and tuple(old.shape) == tuple(new.shape) for new, old, _ in made)
     for one, other in pairs(rule.layer, layer):
-        if getattr(one, "stateful", False) and getattr(one, "states", None):  # no variables of the layer
-            for ours, theirs in zip(tree.flatten(other.states), tree.flatten(one.states), strict=True):
-                ours.assign(ops.copy(theirs))
         if unchanged:
             take_over(one, other)
+        else:
+            take_over_states(one, other)
     return made
 
 
