@@ -29,7 +29,21 @@ def network(optimizer, penalty=None, side=SIDE):
 if BACKEND == "torch":
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    VIEWS = ("view", "expand", "select", "slice", "t", "transpose", "unsqueeze", "squeeze", "detach", "alias", "as_strided", "permute", "split")
+    VIEWS = (
+        "view",
+        "expand",
+        "select",
+        "slice",
+        "t",
+        "transpose",
+        "unsqueeze",
+        "squeeze",
+        "detach",
+        "alias",
+        "as_strided",
+        "permute",
+        "split",
+    )
     LIMITS = {("SGD", "L1"): 12, ("SGD", "GroupLasso"): 18, ("Adam", "L1"): 16, ("Adam", "GroupLasso"): 40}
 
     class Recorded(TorchDispatchMode):

@@ -10,11 +10,7 @@ from keras_reg._registration import PACKAGE
 from keras_reg.binding import proximal_optimizers
 from keras_reg.models.attachment.carrier import KEY
 from keras_reg.models.attachment.rebuilt import rebuild_from, refusals
-<<<<<<< HEAD
-=======
 from keras_reg.models.compaction.state import pairs, take_over
-from keras_reg.regularizers.acting import proximal_optimizers
->>>>>>> compaction
 from keras_reg.weights import layers_of
 
 
