@@ -296,7 +296,7 @@ def test_a_module_of_pytorch():
 
     model = keras.Sequential([keras.Input((4,)), layers.TorchModuleWrapper(torch.nn.Linear(4, 3), name="linear"), layers.Dense(2)])
     model(np.ones((2, 4), "float32"))
-    assert len(attach(model, L1(0.1), weights="*").rows) == 4
+    assert len(attach(model, L1(0.1), weights="*", lasting=False).rows) == 4
     plain = strip(model)
     x = np.ones((2, 4), "float32")
     np.testing.assert_allclose(ops.convert_to_numpy(plain(x)), ops.convert_to_numpy(model(x)), rtol=1e-6)

@@ -85,9 +85,8 @@ def test_done_or_not_done(make, again):
             now = state(model)
             assert now in (start, goal), number
             if now == goal:
-                (detach if goal is with_penalties else attach)(
-                    model, **({"weights": "kernel"} if goal is with_penalties else {"penalty": penalty})
-                )
+                back = {"weights": "kernel"} if goal is with_penalties else {"penalty": penalty}
+                (detach if goal is with_penalties else attach)(model, **back)
             assert state(model) == start
             number += 1
         assert number > 300  # it was there
