@@ -196,6 +196,15 @@ class OwnCompile(keras.Model):
 
 
 @keras.saving.register_keras_serializable("tests")
+class CompilesItself(OwnCompile):
+    """When it is made, for something else than the user may want then."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.compile("auto")
+
+
+@keras.saving.register_keras_serializable("tests")
 class OwnCompileFromConfig(OwnCompile):
     """Written as Keras asks for; with an optimizer that is not the one of the config."""
 
@@ -218,6 +227,7 @@ def test_what_cannot_be_compiled_anew_is_stripped_all_the_same():
     x = np.ones((2, 4), "float32")
     for kind, arguments, reason in (
         (OwnCompile, {}, r"its class has a `compile` of its own: call `OwnCompile\.compile`"),
+        (CompilesItself, {}, r"its class has a `compile` of its own: call `CompilesItself\.compile`"),
         (keras.Model, {"loss": OwnLoss()}, "OwnLoss"),
     ):
         model = trained(kind, **arguments)

@@ -142,15 +142,19 @@ def _compile(plain: Any, model: Any, compiled: dict, ours: dict[str, type]) -> N
         warnings.warn(f"strip: {', '.join(dropped)} of {model.name!r} belongs to keras_reg and was dropped.", stacklevel=3)
     config["optimizer"] = _without(config.get("optimizer"), ours)
     config, live = with_live_code(config, model)
-    reason = f"its class has a `compile` of its own: call `{type(model).__name__}.compile` on the result"
-    try:
-        with warnings.catch_warnings(), keras.saving.custom_object_scope(live) if live else contextlib.nullcontext():
-            warnings.filterwarnings("ignore", r"`compile\(\)` was not called as part of model loading")
-            plain.compile_from_config(config)
-    except Exception as error:  # whatever a loss or a metric of the user's raises
-        reason = " ".join(str(error).split())[:200]
-    if not plain.compiled or plain.optimizer is None:
-        warnings.warn(f"strip: the stripped model of {model.name!r} is not compiled ({reason}).", stacklevel=3)
+    kind = type(plain)
+    reason = f"its class has a `compile` of its own: call `{kind.__name__}.compile` on the result"
+    # Keras leaves it to such a class to write both.
+    if kind.compile is keras.Model.compile or kind.compile_from_config is not keras.Model.compile_from_config:
+        try:
+            with keras.saving.custom_object_scope(live) if live else contextlib.nullcontext():
+                plain.compile_from_config(config)
+            reason = None
+        except Exception as error:  # whatever a loss or a metric of the user's raises
+            reason = " ".join(str(error).split())[:200]
+    if reason is not None or not plain.compiled:
+        plain.compiled = False  # some classes compile themselves when they are made, in a way of their own
+        warnings.warn(f"strip: the stripped model of {model.name!r} is not compiled ({reason or 'by its own code'}).", stacklevel=3)
         return
     optimizer = model.optimizer
     if optimizer is None or not optimizer.built:
