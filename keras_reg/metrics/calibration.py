@@ -6,9 +6,10 @@ import keras
 import numpy as np
 from keras import KerasTensor, ops
 
-from keras_reg._labels import checked_ids, classes_last
+from keras_reg._labels import checked_ids, classes_last, mask_of
 from keras_reg._registration import register
 from keras_reg._validation import boolean, one_of
+from keras_reg.backend.losses import nan_where
 from keras_reg.ops.dtypes import widen
 
 BINNINGS = ("equal_width", "equal_mass")
@@ -79,9 +80,7 @@ class ExpectedCalibrationError(keras.metrics.Metric):
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Count a batch."""
-        from keras.src.backend import get_keras_mask  # has no public name
-
-        mask = get_keras_mask(y_pred)
+        mask = mask_of(y_pred)
         y_pred, _ = widen(y_pred, "y_pred")
         y_true = y_true if isinstance(y_true, KerasTensor) else ops.convert_to_tensor(y_true)
         y_true, y_pred, dense = classes_last(y_true, y_pred, self.axis, one_class_is_labels=True)
@@ -89,15 +88,14 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         if classes < 2:
             raise ValueError(f"Argument `y_pred` must have at least 2 classes on axis {self.axis}. Received: {classes}")
         labels = ops.argmax(y_true, axis=-1) if dense else y_true
-        labels, exists, counted = checked_ids(labels, classes, self.ignore_class)
+        labels, missing, counted = checked_ids(labels, classes, self.ignore_class)
         scores = ops.softmax(y_pred) if self.from_logits else y_pred / ops.sum(y_pred, axis=-1, keepdims=True)
         confidence = ops.cast(ops.max(scores, axis=-1), self.sums.dtype)
         right = ops.cast(ops.equal(ops.cast(ops.argmax(y_pred, axis=-1), labels.dtype), labels), self.sums.dtype)
 
         weight = ops.ones_like(confidence)
-        if exists is not None:
-            # A label that cannot be right is no label: without a value to see it is known here only by a NaN.
-            weight = ops.where(exists, weight, ops.full_like(weight, float("nan")))
+        if missing is not None:
+            weight = nan_where(missing, 1.0, weight)
         for factor in (counted, mask, sample_weight):
             if factor is not None:
                 weight = weight * self.like_positions(ops.cast(factor, weight.dtype), weight)
