@@ -17,7 +17,7 @@ from keras_reg.losses import LabelSmoothingCrossentropy, label_smoothing_crossen
 from keras_reg.testing.autodiff import compiled, value_and_gradient
 
 BACKEND = keras.backend.backend()
-MANY = 131
+MANY = 131  # where TensorFlow goes another way than with few
 SIZES = ((4, 2), (3, 5), (2, MANY))
 
 

@@ -52,9 +52,9 @@ def class_ids(labels: Any, classes: int) -> tuple[Any, Any]:
     return ids, ops.not_equal(ops.cast(ids, labels.dtype), labels)
 
 
-def nan_where(missing: Any, weight: float | Any, logits: Any) -> Any:
-    """`weight` in the dtype of `logits`, NaN where `missing`."""
-    return ops.where(missing, like(logits, float("nan")), like(logits, weight))
+def nan_where(missing: Any, values: Any) -> Any:
+    """`values`, and their gradient, NaN where `missing`."""
+    return values * ops.where(missing, like(values, float("nan")), like(values, 1.0))
 
 
 def total(spread: float | np.ndarray, classes: int) -> float:

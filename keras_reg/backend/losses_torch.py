@@ -49,6 +49,5 @@ def class_ids(labels, classes):
     return ids, ids != labels
 
 
-def nan_where(missing, weight, logits):
-    weight = logits.new_full(missing.shape, weight) if isinstance(weight, float) else weight
-    return weight.masked_fill(missing, float("nan"))
+def nan_where(missing, values):
+    return values * torch.ones_like(values).masked_fill_(missing, float("nan"))

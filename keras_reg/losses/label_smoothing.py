@@ -61,7 +61,6 @@ def losses_of(y_true, y_pred, label_smoothing, from_logits, ignore_class, class_
     else:
         labels, missing, counted = checked_ids(y_true, y_pred.shape[-1], ignore_class)
         weight = kept if class_weight is None else kept * ops.take(like(y_pred, class_weight), labels)
-        weight = weight if missing is None else nan_where(missing, weight, y_pred)
         if counted is not None:
             # Whatever stands at an ignored position, even a NaN, it has no gradient.
             y_pred = ops.where(ops.expand_dims(counted, -1), y_pred, ops.ones_like(y_pred))
@@ -70,6 +69,7 @@ def losses_of(y_true, y_pred, label_smoothing, from_logits, ignore_class, class_
         else:
             scores = log_probabilities(y_pred)
             loss = mixed(scores, pick(scores, labels), weight, spread)
+        loss = loss if missing is None else nan_where(missing, loss)
     if confidence_penalty:
         loss = loss + confidence_penalty * negative_entropy(y_pred, from_logits)
     loss = loss if counted is None else leave_out(loss, counted)

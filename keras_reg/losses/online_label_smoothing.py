@@ -155,7 +155,7 @@ class OnlineLabelSmoothingCrossentropy(Crossentropy):
         self._learn(labels, scores, [part for part in (counted, known, self._mask) if part is not None])
         losses = dense_crossentropy(target, scores)
         if missing is not None:
-            losses = losses * nan_where(missing, 1.0, losses)
+            losses = nan_where(missing, losses)
         return ops.cast(losses if counted is None else leave_out(losses, counted), dtype)
 
     def _learn(self, labels: Any, scores: Any, conditions: list) -> None:

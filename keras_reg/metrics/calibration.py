@@ -95,7 +95,7 @@ class ExpectedCalibrationError(keras.metrics.Metric):
 
         weight = ops.ones_like(confidence)
         if missing is not None:
-            weight = nan_where(missing, 1.0, weight)
+            weight = nan_where(missing, weight)
         for factor in (counted, mask, sample_weight):
             if factor is not None:
                 weight = weight * self.like_positions(ops.cast(factor, weight.dtype), weight)
