@@ -3,9 +3,9 @@
 from typing import Any
 
 import numpy as np
-from keras import KerasTensor, backend, ops
+from keras import ops
 
-from keras_reg.backend.losses import class_ids
+from keras_reg.backend import can_be_seen, class_ids
 
 
 def classes_last(y_true: Any, y_pred: Any, axis: int, one_class_is_labels: bool) -> tuple[Any, Any, bool]:
@@ -67,37 +67,3 @@ def check_values(ids: np.ndarray, classes: int, ignore_class: int | None) -> Non
             f"Argument `y_true` must hold whole numbers from 0 to {classes - 1}, as y_pred has {classes} classes{ignoring}. "
             f"Received: {ids[~fits].flat[0]}, and {int(np.sum(~fits))} of {ids.size} labels like it"
         )
-
-
-def can_be_seen(tensor: Any) -> bool:
-    """Whether reading the values costs no more than a look: no symbol, no tracer, nothing to fetch from an accelerator."""
-    if isinstance(tensor, KerasTensor):
-        return False
-    if backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.is_tensor(tensor) and not tf.is_symbolic_tensor(tensor) and "GPU" not in tensor.device
-    if backend.backend() == "jax":
-        import jax
-
-        return not isinstance(tensor, jax.core.Tracer) and all(device.platform == "cpu" for device in tensor.devices())
-    if backend.backend() == "torch":
-        import torch
-
-        if torch.compiler.is_compiling():
-            return False
-        return tensor.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    return False
-
-
-def mask_of(tensor: Any) -> Any:
-    """The mask that a Keras layer gave to its outputs, or `None`."""
-    from keras.src.backend import get_keras_mask  # has no public name
-
-    return get_keras_mask(tensor)
-
-
-def set_mask(tensor: Any, mask: Any) -> None:
-    from keras.src.backend import set_keras_mask  # has no public name, and JAX's tracers take no attribute of their own
-
-    set_keras_mask(tensor, mask)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
-from keras import backend, ops
+
+from keras_reg.backend import read as read
 
 KERNEL = ("*kernel", "*embedding", "*embeddings", "lora_*")
 """What `weights="kernel"` stands for."""
@@ -118,15 +118,15 @@ def select(model: Any, include: Any, exclude: Any, weights: Any = "*") -> list[W
 
 def choose(model: Any, include: Any = None, exclude: Any = None) -> dict[str, keras.Variable]:
     """The weights to look at, by name: those that `include` means, or else kernels, embeddings and all weights with a penalty."""
+    chosen = select(model, include, None)
     if include is None:
-        named = named_weights(model)
-        include = [v for v in named.values() if "kernel" in v.name or "embedding" in v.name or v.regularizer is not None]
-        if not include:
-            raise ValueError(
-                f"Argument `include` must say which weights are meant, as {model.name!r} has no kernels, embeddings and penalties. "
-                f"It has {', '.join(named) or 'no weights'}."
-            )
-    return {weight.name: weight.variable for weight in select(model, include, exclude)}
+        chosen = [w for w in chosen if "kernel" in w.variable.name or "embedding" in w.variable.name or w.variable.regularizer is not None]
+    left_out = set() if exclude is None else {weight.name for weight in answering(weights_of(model), exclude, "exclude")}
+    kept = {weight.name: weight.variable for weight in chosen if weight.name not in left_out}
+    if not kept:
+        names = ", ".join(named_weights(model))
+        raise ValueError(f"No weight is left of include={include!r}, exclude={exclude!r}. {model.name!r} has {names}.")
+    return kept
 
 
 def by_mapping(chosen: list[Weight], mapping: Mapping[Any, Any]) -> list[tuple[Weight, Any]]:
@@ -167,19 +167,6 @@ def _name_patterns(weights: Any) -> tuple[str, ...]:
             )
         patterns += KERNEL if item == "kernel" else [item]
     return tuple(patterns)
-
-
-def read(variable: keras.Variable) -> np.ndarray:
-    """The values, not copied where the backend holds them in this machine's memory; good until the next training step."""
-    if backend.backend() == "torch":
-        import torch
-
-        tensor = variable.value.detach()
-        # NumPy has no bfloat16: Keras makes it float32.
-        return ops.convert_to_numpy(variable) if tensor.device.type != "cpu" or tensor.dtype == torch.bfloat16 else tensor.numpy()
-    # TensorFlow copies a variable that is asked for an array, and not a tensor.
-    tensor = variable.value.value() if backend.backend() == "tensorflow" else variable.value
-    return np.asarray(tensor)
 
 
 def group_axis(variable: keras.Variable) -> int | tuple[int, ...] | None:

@@ -456,7 +456,7 @@ def test_a_proximal_penalty_under_an_optimizer_already_at_work(tmp_path):
     # One that claims the first kernel after the second keeps their strengths apart in the file.
     detach(model, include="hidden")
     attach(model, L1(0.25, proximal=True), include="hidden")
-    assert list(model.optimizer.strengths.values()) == [5.0, 0.25]
+    assert list(model.optimizer.strengths.values()) == [0.25, 5.0]
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     strengths = {path.split("/")[-2]: value for path, value in loaded.optimizer.strengths.items()}
@@ -464,15 +464,64 @@ def test_a_proximal_penalty_under_an_optimizer_already_at_work(tmp_path):
     fit(loaded)
 
 
-def test_the_last_proximal_penalty_is_not_taken_from_its_optimizer():
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("wrap", [lambda optimizer: optimizer, keras.optimizers.LossScaleOptimizer], ids=["alone", "LossScale"])
+def test_the_last_proximal_penalty_leaves_a_model_that_trains_as_the_inner_optimizer_does(trained, wrap):
     model = small_model(kernel_regularizer=L1(0.5, proximal=True))
+    model.compile(wrap(Proximal(keras.optimizers.SGD(0.01), name="prox")), "mse")
+    if trained:
+        fit(model)
+    table = detach(model)
+    line = "'prox' has no penalty left to apply: until one with `proximal=True` is attached, or the model is compiled anew, it trains as"
+    assert str(table).splitlines()[-1] == f"{line} SGD does."
+    assert line.split(":")[0].replace("'", "&#x27;") in table._repr_html_()
+    assert not model.losses
+    twin = small_model()
+    twin.set_weights(model.get_weights())
+    twin.compile(wrap(keras.optimizers.SGD(0.01)), "mse")
+    for each in (model, twin):
+        fit(each)
+    for a, b in zip(numbers(twin.weights), numbers(model.weights), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    table = attach(model, L1(500.0, proximal=True), include="output")
+    assert not table.note
+    fit(model)
+    assert not np.any(numbers([model.get_layer("output").kernel])[0])
+
+
+def test_another_penalty_in_the_place_of_the_present_one():
+    model = small_model(kernel_regularizer=L2(0.1))
+    table = attach(model, L1(0.2), replace=True)
+    assert [(row.weight, row.note) for row in table.rows] == [("hidden/kernel", "replaced L2(l2=0.1)"), ("output/kernel", "")]
+    np.testing.assert_allclose(losses_of(model), [0.2 * np.abs(v).sum() for v in numbers(kernels(model))], rtol=1e-5)
+    assert [row.note for row in attach(model, L1(0.2), replace=True).rows] == ["had it already"] * 2
+    assert not check(model)
+    assert isinstance(keras.models.clone_model(model).get_layer("hidden").kernel.regularizer, L1)
+
+
+def test_another_penalty_under_an_optimizer_already_at_work():
+    """Compared with what acts now: the strength it was given, or the one it was moved to."""
+    model = small_model(kernel_regularizer=L1(1e-3, proximal=True))
     model.compile(Proximal(keras.optimizers.SGD(0.01)), "mse")
     fit(model)
-    with pytest.raises(ValueError, match=r"nothing left to apply.*inner_optimizer"):
-        detach(model)
-    assert len(model.losses) == 1
-    model.compile(model.optimizer.inner_optimizer, "mse")
-    detach(model)
+    hidden = {"include": "hidden"}
+    for other in (L1(5e-3, proximal=True), L1(1e-3), L2(1e-3, proximal=True)):
+        with pytest.raises(ValueError, match=r"'hidden/kernel' already has L1\(l1=0.001, proximal=True\).*`replace=True`"):
+            attach(model, other, **hidden)
+    assert [row.note for row in attach(model, L1(1e-3, proximal=True), **hidden).rows] == ["had it already"]
+    model.optimizer.set_strength(0.5)
+    with pytest.raises(ValueError, match=r"already has L1\(l1=0.5, proximal=True\)"):
+        attach(model, L1(1e-3, proximal=True), **hidden)
+    assert [row.note for row in attach(model, L1(0.5, proximal=True), **hidden).rows] == ["had it already"]
+    (row,) = attach(model, L1(500.0, proximal=True), **hidden, replace=True).rows
+    assert row.note == "replaced L1(l1=0.5, proximal=True)"
+    assert list(model.optimizer.strengths.values()) == [500.0]
+    fit(model)
+    assert not np.any(numbers([model.get_layer("hidden").kernel])[0])
+    # By one that acts in the loss.
+    table = attach(model, L1(0.25), **hidden, replace=True)
+    assert "has no penalty left to apply" in table.note
+    assert not model.optimizer.strengths
     fit(model)
 
 
@@ -505,6 +554,7 @@ def test_the_random_state_is_left_alone():
         ({"penalty": L1(0.1), "weights": "w"}, ValueError, "No weight is left of .*weights='w'"),
         ({"penalty": L1(0.1), "weights": 3}, TypeError, "Argument `weights`"),
         ({"penalty": L1(0.1), "lasting": 1}, TypeError, "Argument `lasting`"),
+        ({"penalty": L1(0.1), "replace": None}, TypeError, "Argument `replace`"),
         ({"penalty": {}}, ValueError, "must not be an empty mapping"),
         ({"penalty": {"nowhere": L1(0.1)}}, ValueError, "Argument `penalty` holds 'nowhere'"),
         ({"penalty": GroupLasso(0.1, axis=3)}, ValueError, "cannot act on 'hidden/kernel' of shape .*Argument `axis`"),

@@ -68,6 +68,19 @@ class NaNBecomesZero(L1):
         return ops.where(size > 0, ops.sign(w) * size, ops.zeros_like(w))
 
 
+class InfinityBecomesZero(L1):
+    def prox(self, w, step):
+        x = super().prox(w, step)
+        return ops.where(ops.isinf(x), ops.zeros_like(x), x)
+
+
+class MovesAtStepZero(GroupLasso):
+    def prox(self, w, step):
+        w = ops.convert_to_tensor(w)
+        norm = ops.sqrt(ops.sum(ops.square(w), axis=0))  # infinite at 1e30
+        return ops.where(ops.isinf(norm), ops.zeros_like(w), super().prox(w, step))
+
+
 class WrongDtype(L1):
     def prox(self, w, step):
         return ops.cast(super().prox(w, step), "float32")
@@ -104,16 +117,6 @@ class OneStepForAll(GroupLasso):
         return super().prox(w, ops.mean(step) if np.shape(step) else step)
 
 
-class SeparatesTheWeightsOfAGroup(GroupLasso):
-    def separable_axes(self, rank):
-        return tuple(range(rank))
-
-
-class TakesSharesOfWhatItLeaves(GroupLasso):
-    def shares_taken(self, w, step):
-        return 1 - super().shares_taken(w, step)
-
-
 class WrongSubdifferential(L1):
     def slope(self, size):
         return 1.5 * self.l1 * ops.ones_like(size)
@@ -135,16 +138,16 @@ class WrongSubdifferential(L1):
         (ForgetsItsGamma(0.5, gamma=2.0), "the config is plain Python and rebuilds"),
         (TensorConfig(0.5), "the config is plain Python and rebuilds"),
         (PopsTheConfig(0.5), "the config is plain Python and rebuilds"),
-        (NaNBecomesZero(0.5), "the prox keeps dtype and shape, zero and NaN"),
-        (WrongDtype(0.5), "the prox keeps dtype and shape, zero and NaN"),
+        (NaNBecomesZero(0.5), "the prox keeps dtype and shape, zero and what is not finite"),
+        (WrongDtype(0.5), "the prox keeps dtype and shape, zero and what is not finite"),
         (NoZerosInTheProx(0.5), "zero is stationary 1 % above strength_max"),
         (SupportOfSmallWeights(0.5), "the support is a boolean tensor"),
         (ClaimsConvexity(0.5), "the value is convex"),
         (NoProxButAccepted(0.5), "a penalty without a prox refuses"),
         (HardForLasso(0.5), "the prox minimises its objective'"),
         (OneStepForAll(0.5), "with a step for each weight"),
-        (SeparatesTheWeightsOfAGroup(0.5), "the prox takes every slice along separable_axes by itself"),
-        (TakesSharesOfWhatItLeaves(0.5), "the prox takes off what shares_taken says"),
+        (InfinityBecomesZero(0.5), "the prox keeps dtype and shape, zero and what is not finite"),
+        (MovesAtStepZero(0.5), "the prox keeps dtype and shape, zero and what is not finite"),
         (WrongSubdifferential(0.5), "the gradient agrees with subdiff_distance"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Penalty) else "",

@@ -234,6 +234,198 @@ def inputs_and_hidden_units_as_outputs():
     return keras.Model(x, [x, L.Dense(3)(y), y, y])
 
 
+# What is handed on beside the first argument
+
+
+def with_mask(layer, mask=lambda x: ops.cast(L.Dense(6, "relu")(x), "bool"), **arguments):
+    """`layer` on an input of shape `(6, 5)`, with a mask that a dense layer makes; each of its units says more than that it is there."""
+    x = keras.Input((6, 5))
+    return keras.Model(x, L.Dense(3)(layer(x, mask(x))))
+
+
+MASKED = {
+    "attention": lambda x, m: L.MultiHeadAttention(2, 3)(x, x, attention_mask=m),
+    "grouped attention": lambda x, m: L.GroupQueryAttention(3, 2, 1)(x, x, attention_mask=m),
+    "pooling": lambda x, m: L.GlobalAveragePooling1D()(x, mask=m[:, 0]),
+    "LSTM": lambda x, m: L.LSTM(4)(x, mask=m[:, 0]),
+    "GRU": lambda x, m: L.GRU(4)(x, mask=m[:, 0]),
+    "SimpleRNN": lambda x, m: L.SimpleRNN(4)(x, mask=m[:, 0]),
+    "Bidirectional": lambda x, m: L.Bidirectional(L.LSTM(4))(x, mask=m[:, 0]),
+    "TimeDistributed": lambda x, m: L.TimeDistributed(L.Dense(4))(x, mask=m[:, 0]),
+}
+
+
+def within(layer):
+    """The same in a nested model that is given the mask."""
+
+    def call(x, m):
+        inside = [keras.Input(tensor.shape[1:], dtype=tensor.dtype) for tensor in (x, m)]
+        return keras.Model(inside, layer(*inside))([x, m])
+
+    return call
+
+
+for _name, _layer in MASKED.items():
+    CASES[f"a mask for {_name}"] = lambda layer=_layer: with_mask(layer)
+    CASES[f"a mask for {_name} within"] = lambda layer=_layer: with_mask(within(layer))
+CASES["a mask of numbers"] = lambda: with_mask(
+    lambda x, m: L.MultiHeadAttention(2, 3)(x, x, attention_mask=m), lambda x: L.Dense(6, "relu")(x)
+)
+
+
+@case
+def maxima_of_what_is_masked():
+    x = keras.Input((6,), dtype="int32")
+    one, other = (L.Embedding(9, 5, mask_zero=True)(y) for y in (x, ops.maximum(x - 2, 0)))
+    return keras.Model(x, [L.Dense(3)(kind()([L.Dense(8)(one), L.Dense(8)(other)])) for kind in (L.Maximum, L.Minimum, L.Multiply)])
+
+
+@case
+def layers_called_on_lists():
+    def several(x):
+        a, b = L.Dense(8)(x), L.Dense(8, "relu")(x)
+        a, b = L.Identity()([a, b])
+        return a * b
+
+    return vector(several)
+
+
+def test_a_layer_that_does_not_run_on_lists():
+    """It makes a list of outputs when the model is built, and one tensor when it runs: an error of Keras's, and none of ours."""
+    x = keras.Input((6,))
+    model = keras.Model(x, L.Activation("relu")([L.Dense(8)(x), L.Dense(8)(x)]))
+    assert compaction_plan(scatter(model)).total.parameters == (112, 112)
+    assert compact(model).count_params() == 112
+
+
+class Weighted(L.Layer):
+    """Takes its tensors as they come."""
+
+    def call(self, *tensors, scale=None, **more):
+        total = sum(tensors) + sum(more.values())
+        return total if scale is None else total * scale
+
+
+@case
+def tensors_in_any_order():
+    return vector(lambda x: Weighted()(L.Dense(8)(x), L.Dense(8)(x), scale=L.Dense(8)(x), more=L.Dense(8)(x)))
+
+
+@case
+def a_second_call_in_training_mode():
+    attention = L.MultiHeadAttention(2, 3)
+    return vector(lambda x: attention(x, x) + attention(x, x, training=True), 5, 6)
+
+
+@case
+def low_rank_updates_of_attention():
+    attention = L.MultiHeadAttention(2, 3)
+    model = vector(lambda x: attention(L.Dense(7)(x), x), 5, 6)
+    for part in (attention._query_dense, attention._output_dense):
+        part.enable_lora(2)
+    return model
+
+
+class Uncountable:
+    """Compares as equal to all of its kind, and so has no hash."""
+
+    def __eq__(self, other):
+        return isinstance(other, Uncountable)
+
+    def __call__(self, x):
+        return ops.softmax(x * 2.0)
+
+
+@case
+def activations_of_every_kind():
+    from functools import partial
+
+    def several(x):
+        for activation in (Uncountable(), partial(keras.activations.relu, max_value=1.0), partial(keras.activations.softmax, axis=-1)):
+            x = L.Activation(activation)(L.Dense(8, activation)(x))
+        return x
+
+    return vector(several)
+
+
+# Jumps: another order of a sum would be on the other side
+
+
+def jump(function):
+    """What is zero up to rounding goes through a function that jumps there."""
+    x = keras.Input((6,))
+    one, other, three = (L.Dense(4, name=name)(x) for name in ("one", "other", "three"))
+    model = keras.Model(x, L.Dense(3)(L.Concatenate()([function(one + other), three])))
+
+    def constant():
+        for name, value in (("one", 0.1), ("other", 0.2)):
+            layer = model.get_layer(name)
+            layer.set_weights([np.zeros((6, 4)), np.full(4, value)])
+        return model
+
+    return model, constant
+
+
+JUMPS = {
+    "sign": lambda x: ops.sign(x - 0.3),
+    "threshold": lambda x: L.ReLU(threshold=0.3)(x),
+    "shrink": lambda x: ops.hard_shrink(x, 0.3),
+    "remainder": lambda x: ops.mod(x, 0.3),
+    "whole": lambda x: ops.floor_divide(x, 0.3),
+    "pole": lambda x: ops.reciprocal(x - 0.3 + 1e-6),
+    "quotient": lambda x: 1e-8 / (x - 0.3 + 1e-12),
+    "index": lambda x: ops.cast(ops.cast(x * 10.0, "int32"), "float32"),
+}
+
+
+@pytest.mark.parametrize("name", JUMPS)
+def test_constants_where_functions_jump(name):
+    model, constant = jump(JUMPS[name])
+    scatter(model, dead=0.0)
+    check(constant())
+
+
+# Equations of every kind; where Keras on TensorFlow adds a bias along another axis, nothing is cut
+
+
+EQUATIONS = {
+    ("ab,bcd->acd", (2, 4), (6,)): (None, "c", "d", "cd"),
+    ("abc,cd->abd", (5, 7), (5, 6)): (None, "b", "d", "bd"),
+    ("abc,cde->abde", (5, 2, 4), (5, 6)): (None, "d", "e", "de", "be"),
+    ("abc,cde->abed", (5, 4, 2), (5, 6)): (None, "d", "e", "de"),
+    ("abc,cde->aebd", (4, 5, 2), (5, 6)): (None, "e", "ed"),
+    ("abcd,cde->abe", (5, 7), (5, 3, 6)): (None, "e"),
+    ("ab...,bc->ac...", (4,), (6, 5)): (None, "c"),
+    ("...ab,bc->...ac", (6, 7), (5, 6, 6)): (None, "c"),
+    ("abc,bd->adc", (5, 6), (4, 6)): (None, "d"),
+}
+
+
+@pytest.mark.parametrize("equation", EQUATIONS, ids=lambda equation: equation[0])
+def test_equations(equation):
+    pattern, shape, inputs = equation
+    for number, axes in enumerate(EQUATIONS[equation]):
+        x = keras.Input(inputs)
+        y = L.EinsumDense(pattern, shape, bias_axes=axes, activation="sigmoid")(L.Dense(inputs[-1], "relu")(x))
+        model = scatter(keras.Model(x, L.Dense(3)(L.Flatten()(y))), number)
+        structural_groups(model)
+        check(model)
+
+
+def test_a_bias_that_keras_adds_along_another_axis():
+    """With five units the bias of one axis is as long as the last axis: it must not come to that by a cut."""
+    x = keras.Input((4, 5))
+    model = keras.Model(x, L.EinsumDense("abc,bd->adc", (6, 5), bias_axes="d", name="a")(x))
+    model = scatter(keras.Model(x, L.Dense(2, name="b")(L.Permute((2, 1))(model(x)))), dead=0.0)
+    kernel, bias = model.get_layer("b").get_weights()
+    kernel[2] = 0
+    model.get_layer("b").set_weights([kernel, bias])
+    check(model, fewer=False)
+    kernel[1] = 0
+    model.get_layer("b").set_weights([kernel, bias])
+    check(model, fewer=True)
+
+
 class Scaled(L.Dense):
     def call(self, x):
         return super().call(x) * 2.0

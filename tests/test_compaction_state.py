@@ -232,3 +232,269 @@ def test_saved_and_loaded_in_a_fresh_process(tmp_path):
     again = keras.models.model_from_json(small.to_json())
     again.set_weights(small.get_weights())
     assert difference(outputs(small, inputs), outputs(again, inputs)) == 0
+
+
+# State that is neither config nor variable
+
+
+def discretized():
+    x = keras.Input((5,))
+    layer = L.Discretization(num_bins=4)
+    layer.adapt(np.random.default_rng(0).normal(size=(100, 5)))
+    return keras.Model(x, L.Dense(3)(L.Embedding(4, 6)(layer(x))))
+
+
+def looked_up(layer, data, dtype="string"):
+    layer.adapt(data)
+    x = keras.Input((), dtype=dtype)
+    return keras.Model(x, L.Dense(3)(L.Dense(6, "relu")(layer(x))))
+
+
+@keras.saving.register_keras_serializable("tests")
+class Remembering(L.Layer):
+    """Keeps in attributes what its config does not have, and a layer within does as well."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.factor = 1.0
+        self.within = L.Discretization(num_bins=3)
+
+    def build(self, shape):
+        self.weight = self.add_weight(shape=shape[1:], name="weight")
+
+    def call(self, x):
+        return x * self.factor + self.weight + keras.ops.cast(self.within(x), x.dtype)
+
+
+def remembering():
+    x = keras.Input((5,))
+    layer = Remembering()
+    model = keras.Model(x, L.Dense(3)(layer(L.Dense(6, "relu")(x)))) if layer.within.adapt(np.arange(9.0)) is None else None
+    layer.factor = np.linspace(1, 2, 6).astype("float32")
+    return model
+
+
+WORDS = np.array(["a", "b", "c", "d", "b", "c"])
+STATES = {"a layer of the user's": remembering, "Discretization": discretized}
+if keras.backend.backend() == "tensorflow":
+    STATES |= {
+        "StringLookup": lambda: looked_up(L.StringLookup(output_mode="one_hot"), WORDS),
+        "IntegerLookup": lambda: looked_up(L.IntegerLookup(output_mode="one_hot"), np.array([5, 7, 9, 7]), "int64"),
+        "TextVectorization": lambda: looked_up(L.TextVectorization(output_mode="tf_idf"), WORDS),
+    }
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_state_beside_config_and_variables(name, tmp_path):
+    model = dead_units(STATES[name]())
+    x = examples(model) if model.inputs[0].dtype != "string" else keras.ops.convert_to_tensor(["a", "d", "?"])
+    small = check(model, inputs=x, constant=True)
+    small.save(tmp_path / "small.keras")
+    if name != "a layer of the user's":  # which Keras does not keep either
+        assert difference(outputs(model, x), outputs(keras.models.load_model(tmp_path / "small.keras"), x)) < 1e-6
+
+
+def dead_units(model):
+    for layer in model.layers:
+        if isinstance(layer, L.Dense):
+            kernel, bias = layer.get_weights()
+            kernel[:, 1] = bias[1] = 0
+            layer.set_weights([kernel, bias])
+    return model
+
+
+def test_a_feature_space():
+    if keras.backend.backend() != "tensorflow":  # which its layers need
+        return
+    import tensorflow as tf
+
+    space = keras.utils.FeatureSpace({"word": "string_categorical", "number": "float_discretized"}, output_mode="concat")
+    data = {"word": WORDS, "number": np.linspace(0, 1, 6).astype("float32")}
+    space.adapt(tf.data.Dataset.from_tensor_slices(data))
+    model = dead_units(keras.Model(dict(space.get_inputs()), L.Dense(3)(L.Dense(6, "relu")(space.get_encoded_features()))))
+    x = {key: keras.ops.convert_to_tensor(value)[:, None] for key, value in data.items()}
+    check(model, inputs=x, fewer=True)
+
+
+# What belongs to the old model stays its own
+
+
+def everything():
+    x = keras.Input((6, 5))
+    y = L.Dropout(0.3, seed=1)(L.LayerNormalization()(L.Dense(6, "relu", name="a")(x)))
+    normal = L.Normalization()
+    normal.adapt(np.random.default_rng(0).normal(size=(20, 6)))
+    y = L.MultiHeadAttention(2, 3, dropout=0.1, seed=2)(y, y) + normal(y)
+    y = L.LSTM(4, dropout=0.1, seed=3)(L.BatchNormalization()(y))
+    return keras.Model(x, L.Dense(3)(L.GaussianNoise(0.1, seed=4)(y)))
+
+
+def test_nothing_is_shared_with_the_old_model():
+    """On JAX, training and predicting give the memory of variables away: what two models share, the second finds deleted."""
+    x, y = np.random.default_rng(0).normal(size=(4, 6, 5)).astype("float32"), np.zeros((4, 3), "float32")
+    model = everything()
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    model.fit(x, y, verbose=0)
+    small = compact(model)
+    for one, other in ((model, small), (small, model)):
+        one.fit(x, y, verbose=0)
+        other.predict(x, verbose=0)
+        one.predict(x, verbose=0)
+        other.fit(x, y, verbose=0)
+    mine, theirs = ([*m.variables, *m.optimizer.variables] for m in (model, small))
+    assert not {id(variable.value) for variable in mine} & {id(variable.value) for variable in theirs}
+
+
+# What no registry knows
+
+
+class Doubling(keras.regularizers.Regularizer):
+    def __call__(self, x):
+        return 2.0 * keras.ops.sum(x)
+
+
+class Halving(keras.constraints.Constraint):
+    def __call__(self, x):
+        return 0.5 * x
+
+
+class Bent(L.Layer):
+    def call(self, x):
+        return keras.ops.abs(x)
+
+
+def test_objects_that_are_not_registered():
+    kinds = {
+        "kernel_regularizer": Doubling(),
+        "bias_constraint": Halving(),
+        "kernel_initializer": lambda shape, dtype: keras.ops.ones(shape),
+    }
+    model = dead(network(**kinds))
+    small = check(model)
+    assert isinstance(small.get_layer("a").kernel.regularizer, Doubling)
+    assert isinstance(small.get_layer("a").bias.constraint, Halving)
+    x = keras.Input((4, 5))
+    y = L.MultiHeadAttention(2, 3, kernel_regularizer=Doubling(), bias_constraint=Halving())(x, x)
+    y = L.LSTM(4, activation=lambda z: keras.ops.tanh(z) * 0.5, recurrent_constraint=Halving())(y)
+    small = check(scatter(keras.Model(x, L.Dense(3, activation=Bent())(y)), 1))
+    assert isinstance(small.layers[1]._query_dense.kernel.regularizer, Doubling)
+    assert isinstance(small.layers[-1].activation, Bent)
+
+
+class Refusing(L.Layer):
+    def call(self, x):
+        return x
+
+    def get_config(self):
+        raise AttributeError("this layer has no config")
+
+
+def test_a_config_that_raises():
+    x = keras.Input((5,))
+    model = keras.Model(x, Refusing(name="refusing")(L.Dense(4)(x)))
+    with pytest.raises(ValueError, match="Layer 'refusing' cannot be made again from its own config: AttributeError: this layer has no"):
+        compact(model)
+
+
+# What several layers share
+
+
+@keras.saving.register_keras_serializable("tests")
+class Tied(L.Layer):
+    """Reads by the table of an embedding."""
+
+    def __init__(self, embedding, **arguments):
+        super().__init__(**arguments)
+        self.embedding = embedding
+
+    def call(self, x):
+        return keras.ops.matmul(x, keras.ops.transpose(self.embedding.embeddings))
+
+    def get_config(self):
+        return {**super().get_config(), "embedding": keras.saving.serialize_keras_object(self.embedding)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "embedding": keras.saving.deserialize_keras_object(config["embedding"])})
+
+
+def test_layers_within_layers_stay_shared(tmp_path):
+    x = keras.Input((4,), dtype="int32")
+    embedding = L.Embedding(9, 6, name="e")
+    model = scatter(keras.Model(x, Tied(embedding)(L.Dense(6, name="d")(embedding(x)))), 1)
+    small = check(model, fewer=False)
+    small.save(tmp_path / "small.keras")
+    assert keras.models.load_model(tmp_path / "small.keras").count_params() == model.count_params() == 96
+    x = keras.Input((5,))
+    slope = L.PReLU(name="slope")
+    model = keras.Model(x, L.Dense(6, activation=slope)(L.Dense(6, activation=slope)(x)))
+    model(np.ones((1, 5), "float32"))  # which builds the layer within
+    small = check(scatter(model, 1))
+    assert small.layers[1].activation is small.layers[2].activation
+    assert small.layers[1].activation is not slope
+
+
+# What the optimizer knew of which weight
+
+
+def wide():
+    layers = [L.Dense(6, "relu", name="a"), L.Dense(6, "relu", name="c"), L.Dense(3, name="b")]
+    model = keras.Sequential([keras.Input((5,)), *layers])
+    return dead(model)
+
+
+def name_of(weight):
+    return "/".join(weight.path.split("/")[-2:])
+
+
+def momenta(model):
+    """By the path of the weight, if the optimizer has any."""
+    optimizer = model.optimizer
+    known = optimizer._trainable_variables
+    return {name_of(weight): np.array(keras.ops.convert_to_numpy(optimizer.momentums[i])) for i, weight in enumerate(known)}
+
+
+def test_momenta_go_with_their_weights():
+    """Not with their places, which freezing moves."""
+    x, y = data()
+    model = wide()
+    model.get_layer("a").trainable = False
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse", run_eagerly=EAGER)
+    model.fit(x, y, verbose=0)
+    before = momenta(model)
+    model.get_layer("a").trainable, model.get_layer("c").trainable = True, False
+    after = momenta(compact(model))
+    assert before.keys() == {"c/kernel", "c/bias", "b/kernel", "b/bias"}
+    assert after.keys() == {"a/kernel", "a/bias", "b/kernel", "b/bias"}
+    for path in ("b/kernel", "b/bias"):
+        np.testing.assert_array_equal(after[path], before[path])
+        assert np.any(after[path])
+    assert not np.any(after["a/kernel"])
+
+
+def test_exclusions_from_weight_decay():
+    model = wide()
+    optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_list=[model.get_layer("c").kernel], var_names=["bias"])
+    model.compile(optimizer, "mse", run_eagerly=EAGER)
+    for fitted in (False, True):
+        if fitted:
+            model.fit(*data(), verbose=0)
+        small = compact(model)
+        used = {name_of(weight) for weight in small.trainable_weights if small.optimizer._use_weight_decay(weight)}
+        assert used == {"a/kernel", "b/kernel"}
+
+
+def test_both_halves_of_factored_slots():
+    """Adafactor keeps means over rows and over columns: each is cut along the axes that it has."""
+    x, y = data()
+    model = wide()
+    model.compile(keras.optimizers.Adafactor(0.01), "mse", run_eagerly=EAGER)
+    model.fit(x, y, verbose=0)
+    kept = [0, 3, 4, 5]
+    small = compact(dead(model))
+    for name in ("_r", "_c", "_v"):
+        before, after = ([np.array(slot) for slot in getattr(m.optimizer, name)] for m in (model, small))
+        np.testing.assert_array_equal(after[2], before[2][kept] if name in ("_r", "_v") else before[2])
+        np.testing.assert_array_equal(after[0], before[0] if name == "_r" else before[0][..., kept])
+    small.fit(x, y, verbose=0)

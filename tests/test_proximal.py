@@ -39,14 +39,6 @@ def test_a_step_is_the_inner_step_and_a_soft_threshold(name, metric):
     assert int(model.optimizer.iterations) == 4
 
 
-@pytest.mark.skipif(BACKEND == "jax", reason="JAX compiles every step as a whole")
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_step_on_large_weights_is_the_same(name, monkeypatch):
-    """What TensorFlow compiles together with the update, and PyTorch does in place."""
-    monkeypatch.setattr("keras_reg.ops.fused.LARGE", 1)
-    test_a_step_is_the_inner_step_and_a_soft_threshold(name, "auto")
-
-
 def test_the_steps_of_the_table_do_set_weights_to_zero():
     """Else the comparison above would say little."""
     zeros = [np.mean(reference(OPTIMIZERS[name](), metric, 4, strength=STRENGTH) == 0) for name, metric in COMBINATIONS]
@@ -75,35 +67,8 @@ def test_ways_to_run_agree(inner, arguments):
     np.testing.assert_allclose(kernel(model), reference(OPTIMIZERS[inner](), metric, 8, batches), rtol=2e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("inner", ["SGD-momentum", "Adam", "Ftrl"])
-@pytest.mark.parametrize(
-    "penalty",
-    [L1(1e-3), MCP(1e-3), GroupLasso(0.03, axis=-1), GroupLasso(0.03, axis=-2), SparseGroupLasso(1e-3, 1e-3)],
-    ids=repr,
-)
-def test_large_weights_in_parts_are_the_same_as_whole(inner, penalty, monkeypatch):
-    """What PyTorch takes in parts, in place, and TensorFlow compiles."""
-    weights = []
-    monkeypatch.setattr("keras_reg.ops.fused.PART", 1000)
-    for large in (1, 10**9):
-        monkeypatch.setattr("keras_reg.ops.fused.LARGE", large)
-        keras.utils.set_random_seed(0)
-        model = keras.Sequential([keras.Input((120,)), layers.Dense(112, kernel_regularizer=proximal(penalty)), layers.Dense(2)])
-        model.compile(Proximal(OPTIMIZERS[inner]()), "mse")
-        start = model.layers[0].get_weights()[0]
-        model.layers[0].kernel.assign(start * np.geomspace(1, 1e-3, 112) * np.geomspace(1, 1e-3, 120)[:, None])
-        x = np.random.default_rng(0).normal(size=(32, 120)).astype("float32")
-        for _ in range(3):
-            model.train_on_batch(x, Y)
-        weights.append(model.layers[0].get_weights()[0])
-    np.testing.assert_allclose(weights[0], weights[1], rtol=1e-5, atol=1e-7)
-    np.testing.assert_array_equal(weights[0] == 0, weights[1] == 0)
-    assert 0 < np.mean(weights[0] == 0) < 1
-
-
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="Keras has no stateless step on TensorFlow")
-def test_a_stateless_step_leaves_what_it_is_given(monkeypatch):
-    monkeypatch.setattr("keras_reg.ops.fused.LARGE", 1)
+def test_a_stateless_step_leaves_what_it_is_given():
     model = network(L1(STRENGTH, proximal=True))
     optimizer = Proximal("sgd")
     optimizer.build(model.trainable_variables)

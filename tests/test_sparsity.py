@@ -71,7 +71,7 @@ def test_choice(model):
     ]
     with pytest.raises(ValueError, match=r"`include` holds '\*/gamma', which no weight .* conv/kernel"):
         sparsity(model, include="*/gamma")
-    with pytest.raises(TypeError, match="`include` must hold name patterns"):
+    with pytest.raises(TypeError, match="`include` must hold layer types, patterns"):
         sparsity(model, include=3)
     with pytest.raises(ValueError, match="`near_zero` must be at least 0"):
         sparsity(model, near_zero=-1)

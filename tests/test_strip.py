@@ -187,6 +187,69 @@ def test_a_loss_and_metrics_of_keras_reg_are_dropped_and_said():
     assert plain.get_compile_config()["loss"] == "categorical_crossentropy"
 
 
+@keras.saving.register_keras_serializable("tests")
+class OwnCompile(keras.Model):
+    """As the tasks of KerasHub have it."""
+
+    def compile(self, optimizer="auto", **kwargs):
+        super().compile(optimizer=keras.optimizers.SGD(0.1) if optimizer == "auto" else optimizer, loss="mse", **kwargs)
+
+
+@keras.saving.register_keras_serializable("tests")
+class CompilesItself(OwnCompile):
+    """When it is made, for something else than the user may want then."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.compile("auto")
+
+
+@keras.saving.register_keras_serializable("tests")
+class OwnCompileFromConfig(OwnCompile):
+    """Written as Keras asks for; with an optimizer that is not the one of the config."""
+
+    def compile_from_config(self, config):
+        self.compile(keras.optimizers.Adam())
+
+
+class OwnLoss(keras.losses.MeanSquaredError):
+    """Not registered."""
+
+
+def trained(kind, **arguments):
+    model = functional((4,), lambda x: layers.Dense(2, kernel_regularizer=L1(0.1, proximal=True))(x), kind)
+    model.compile(Proximal(keras.optimizers.SGD(0.05)), **arguments)
+    model.train_on_batch(np.ones((2, 4)), np.ones((2, 2)))
+    return model
+
+
+def test_what_cannot_be_compiled_anew_is_stripped_all_the_same():
+    x = np.ones((2, 4), "float32")
+    for kind, arguments, reason in (
+        (OwnCompile, {}, r"its class has a `compile` of its own: call `OwnCompile\.compile`"),
+        (CompilesItself, {}, r"its class has a `compile` of its own: call `CompilesItself\.compile`"),
+        (keras.Model, {"loss": OwnLoss()}, "OwnLoss"),
+    ):
+        model = trained(kind, **arguments)
+        with pytest.warns(UserWarning, match=rf"strip: the stripped model of '\w+' is not compiled \(.*{reason}") as caught:
+            plain = strip(model)
+        assert len([w for w in caught if "strip" in str(w.message)]) == 1
+        assert not plain.compiled
+        np.testing.assert_allclose(outputs(plain, x), outputs(model, x), rtol=1e-6)
+        plain.compile(keras.optimizers.SGD(0.1))
+    with pytest.warns(UserWarning, match="is compiled with another optimizer, which starts anew"):
+        plain = strip(trained(OwnCompileFromConfig))
+    assert isinstance(plain.optimizer, keras.optimizers.Adam)
+
+
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+def test_a_loss_that_is_a_function_of_the_users():
+    model = trained(keras.Model, loss=lambda y, p: 3 * ops.mean(ops.square(y - p), axis=-1))
+    plain = strip(model)
+    x, y = np.ones((2, 4), "float32"), np.zeros((2, 2), "float32")
+    np.testing.assert_allclose(plain.evaluate(x, y, verbose=0), 3 * np.mean(outputs(model, x) ** 2), rtol=1e-5)
+
+
 class Steeper(L1):
     """A penalty of the user's: its module imports keras_reg."""
 
@@ -213,3 +276,18 @@ def test_what_cannot_be_stripped():
         strip(layers.Dense(3))
     with pytest.raises(ValueError, match="must be built"):
         strip(keras.Sequential([layers.Dense(3)]))
+
+
+def test_state_that_is_no_weight():
+    """What a layer learnt from data beside its weights, and the seeds of its noise."""
+    x = keras.Input((4,))
+    normal, bins = layers.Normalization(), layers.Discretization(num_bins=3)
+    for layer in (normal, bins):
+        layer.adapt(np.random.default_rng(0).normal(3.0, 2.0, size=(40, 4)))
+    y = layers.Dropout(0.5, seed=7)(normal(x)) + ops.cast(bins(x), "float32")
+    model = keras.Model(x, layers.Dense(2, kernel_regularizer=L1(0.1))(y))
+    model(np.ones((2, 4), "float32"), training=True)  # which moves the seed on
+    plain = strip(model)
+    z = np.random.default_rng(1).normal(size=(3, 4)).astype("float32")
+    for training in (False, True):
+        np.testing.assert_allclose(*(ops.convert_to_numpy(m(z, training=training)) for m in (model, plain)), rtol=1e-6)

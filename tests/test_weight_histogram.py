@@ -146,10 +146,10 @@ def test_layers_with_several_weights(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"include": "*/kernl"}, ValueError, r"`include` holds '\*/kernl', which no weight .* It has first/kernel, first/bias"),
+        ({"include": "*/kernl"}, ValueError, r"`include` holds '\*/kernl', which no weight .* There are first/kernel, first/bias"),
         ({"exclude": "encoder/*"}, ValueError, "`exclude` holds 'encoder/"),
-        ({"include": 3}, TypeError, "`include` must hold name patterns .* Received: 3"),
-        ({"exclude": "*"}, ValueError, "No weight is left .* The model has first/kernel"),
+        ({"include": 3}, TypeError, "`include` must hold layer types, patterns .* Received: 3"),
+        ({"exclude": "*"}, ValueError, "No weight is left .* has first/kernel"),
         ({"include": layers.Dense(1)}, ValueError, "`include` holds <Dense"),
     ],
 )

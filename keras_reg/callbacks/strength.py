@@ -2,125 +2,117 @@
 
 import inspect
 import math
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_reg._validation import greater_than, non_negative, one_of, real_number
+from keras_reg._validation import greater_than, non_negative, one_of, real_number, shown
+from keras_reg.binding import make_movable, move, penalised, proximal_optimizers
+from keras_reg.callbacks.building import is_built, when_built
 from keras_reg.models.attachment.mistakes import warn_of_mistakes
-from keras_reg.ops.groups import group_axes
-from keras_reg.regularizers import Penalty
-from keras_reg.regularizers.acting import proximal_optimizers
+from keras_reg.models.statistics import zeros
 
 PROPORTIONAL = 6.0  # a jump of the sparsity by 10 points changes a strength by the factor exp(0.6)
 INTEGRAL = 40.0  # 10 points too few during the whole ramp change it by exp(4)
+FARTHEST = 1e6  # from the configured strength, in either direction
 MOST_TRIALS = 100  # of a schedule, before training starts
 
 
-class _Strengths:
-    """The strengths of a model's penalties, read and set in the one place where each acts."""
-
-    def __init__(self, model: keras.Model):
-        self.model = model
-
-    def _proximal(self) -> Iterator[tuple[Any, str]]:
-        for optimizer in proximal_optimizers(self.model.optimizer):
-            if optimizer.built:
-                yield from ((optimizer, path) for path in optimizer.strengths)
-
-    def _in_loss(self) -> Iterator[tuple[str, Penalty]]:
-        applied = {path for _, path in self._proximal()}
-        for variable in self.model.trainable_variables:
-            if isinstance(variable.regularizer, Penalty) and variable.path not in applied:
-                yield variable.path, variable.regularizer
-
-    def read(self) -> dict[str, float]:
-        present = {path: penalty.strength for path, penalty in self._in_loss()}
-        for optimizer in proximal_optimizers(self.model.optimizer):
-            if optimizer.built:
-                present |= optimizer.strengths
-        return present
-
-    def write(self, strengths: dict[str, float]) -> None:
-        present = self.read()
-        changed = {path: value for path, value in strengths.items() if value != present[path]}
-        for optimizer, path in list(self._proximal()):
-            if path in changed:
-                optimizer.set_strength(changed[path], path)
-        in_loss = [(penalty, changed[path]) for path, penalty in self._in_loss() if path in changed]
-        for penalty, value in in_loss:
-            penalty.set_strength(value)
-        if in_loss:
-            # The strength is a constant of the compiled step.
-            self.model.make_train_function(force=True)
-
-
 class _StrengthCallback(keras.callbacks.Callback):
-    def _build(self) -> None:
-        """Know the strengths from the first step on."""
+    """What moves strengths: which of them, from when on, and what `logs` say of it."""
+
+    path: str | None = None
+    _ready = False
+
+    def set_model(self, model):
+        super().set_model(model)
+        self._ready = False
+        # Here, as `keras.distribution` looks at the state of the model once, before training begins.
+        if is_built(model):
+            make_movable(model, [v for path, v in penalised(model).items() if self.path in (None, path)])
+        else:
+            when_built(model, self._start)
+
+    def on_train_begin(self, logs=None):
+        if is_built(self.model):
+            self._start()
+
+    def _start(self) -> None:
+        """Once the model has its weights and its optimizer."""
         optimizer = self.model.optimizer
-        if not optimizer.built and self.model.built and any(proximal_optimizers(optimizer)):
+        if not optimizer.built and any(proximal_optimizers(optimizer)):
             optimizer.build(self.model.trainable_variables)
+        warn_of_mistakes(self.model)
+        self._penalised = penalised(self.model)
+        self._moved = self._choose()
+        self._refuse_rivals()
+        make_movable(self.model, self._moved.values())
+        self._apart = self._ends_apart()
+        self._ready = True
+
+    def _choose(self) -> dict[str, Any]:
+        """The weights whose strengths move, by path."""
+        raise NotImplementedError
+
+    def _ends_apart(self) -> bool:
+        """Whether strengths differ, so that each is logged by itself; decided once, as the columns of a log are."""
+        raise NotImplementedError
+
+    def _refuse_rivals(self) -> None:
+        # The callbacks of one `fit` share the dict of its parameters.
+        movers = self.params.setdefault("moved_strengths", {}) if self.params is not None else {}
+        for path in self._moved:
+            rival = movers.setdefault(path, self)
+            if rival is not self:
+                raise ValueError(
+                    f"{type(rival).__name__} and {type(self).__name__} both move the strength of {path!r}: give each weights of its own by "
+                    "`path=`, or leave one of them out."
+                )
+
+    def on_train_end(self, logs=None):
+        if self.params is not None:
+            self.params.pop("moved_strengths", None)
 
     def _sync(self) -> None:
         # On JAX the weights of a running epoch are in the trainer, not in the variables.
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
 
+    def _strengths(self) -> dict[str, float]:
+        return {path: v.regularizer.strength for path, v in self._penalised.items()}
+
     def _log(self, logs: dict | None, strengths: dict[str, float]) -> None:
         if logs is None:
             return
-        if len(set(strengths.values())) == 1:
-            logs["strength"] = next(iter(strengths.values()))
-        else:
+        if self._apart:
             logs.update({f"strength/{path}": value for path, value in strengths.items()})
-        logs["sparsity"] = sparsity(self.model)
-
-
-def _penalised(model: keras.Model) -> list:
-    return [v for v in model.trainable_variables if isinstance(v.regularizer, Penalty)]
-
-
-def sparsity(model: keras.Model, of: str = "weights") -> float:
-    """Share of the penalised weights (or groups, or weights in dead groups) that are exactly zero, between 0 and 1."""
-    zero = total = 0
-    for variable in _penalised(model):
-        value = ops.convert_to_tensor(variable)
-        axis = getattr(variable.regularizer, "axis", None)
-        if of == "groups" and axis is not None:
-            _, inside = group_axes(axis, len(value.shape))
-            alive = ops.any(ops.not_equal(value, 0), axis=inside) if inside else ops.not_equal(value, 0)
-        elif of == "groups":
-            continue
         else:
-            alive = ops.not_equal(value, 0)
-        count = math.prod(alive.shape)
-        zero += count - int(ops.sum(ops.cast(alive, "int32")))
-        total += count
-    return zero / total if total else 0.0
+            logs["strength"] = next(iter(strengths.values()))
+        logs["sparsity"] = zeros(self._penalised.values()).sparsity
 
 
 class StrengthScheduler(_StrengthCallback):
     """Sets the strength of penalties at each epoch or step, as `keras.callbacks.LearningRateScheduler` sets the learning rate.
 
-    Under `keras_reg.optimizers.Proximal` strengths are variables of the optimizer: nothing is compiled anew, and they are saved with
-    it. The strength of a penalty in the loss is a constant of the compiled step: each change compiles the step again, which takes
-    seconds on large models, so that changes once an epoch or more rarely are what to ask for.
+    Strengths are state of the model, or of `keras_reg.optimizers.Proximal`: nothing is compiled anew, whether a penalty acts by its
+    gradient or by its prox. `loss`, `val_loss`, `evaluate`, the config of the layers and what is saved have the present strength.
 
     Args:
         schedule: A function of the epoch (or step), counted from 0, that returns a non-negative number. It must not remember its calls:
             before training starts it is tried over the whole run, so that a value that is none costs no work. Or a function of
             epoch (or step) and present strength, which cannot be tried. Or a `keras.optimizers.schedules.LearningRateSchedule`:
             warm-up, annealing, polynomial.
-        freq: `"epoch"` or `"step"`. Steps are updates of the weights: `optimizer.iterations`. Defaults to `"step"` for a
-            `LearningRateSchedule`, whose unit it is, and to `"epoch"` for a function. With `steps_per_execution` above 1 the strength
-            changes between executions.
+        freq: `"epoch"` or `"step"`. Steps are updates of the weights: `optimizer.iterations`, read at the start of each epoch and counted
+            on from there. Defaults to `"step"` for a `LearningRateSchedule`, whose unit it is, and to `"epoch"` for a function. With
+            `steps_per_execution` above 1 the strength changes between executions.
         path: `variable.path` of the one variable to act on, such as `"sequential/dense/kernel"`. Defaults to all that have
             a penalty of keras_reg.
         verbose: 1 prints each change. Defaults to 0.
+
+    A penalty with several strengths keeps their ratio; where all are configured to be 0 there is none, which is an error. Another
+    callback of the same `fit` must not move the same strengths.
 
     `logs` gains, at the end of every epoch, `strength` (or `strength/<path>` for each variable where they differ) and
     `sparsity`, the share of the penalised weights that are exactly zero. Put callbacks that read them after this one.
@@ -136,32 +128,46 @@ class StrengthScheduler(_StrengthCallback):
     def __init__(self, schedule: Callable, freq: str | None = None, path: str | None = None, verbose: int = 0):
         super().__init__()
         if not callable(schedule):
-            raise TypeError(f"Argument `schedule` must be a function or a LearningRateSchedule. Received: schedule={schedule!r}")
+            raise TypeError(f"Argument `schedule` must be a function or a LearningRateSchedule. Received: schedule={shown(schedule)}")
         is_keras_schedule = isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule)
         self.schedule = schedule
-        self.freq = one_of(freq or ("step" if is_keras_schedule else "epoch"), ("epoch", "step"), "freq")
+        self.freq = one_of(("step" if is_keras_schedule else "epoch") if freq is None else freq, ("epoch", "step"), "freq")
         self.path = path
         self.verbose = verbose
         self._takes_strength = not is_keras_schedule and _arguments(schedule) > 1
-        # A value that is none shows before any work is lost.
-        self._value(0, 0.0)
+        if not self._takes_strength:
+            # A value that is none shows before any work is lost.
+            self._value(0)
 
     def on_train_begin(self, logs=None):
-        self._build()
-        warn_of_mistakes(self.model)
-        self._strengths = _Strengths(self.model)
-        present = self._strengths.read()
-        if self.model.built and not present:
-            raise ValueError("StrengthScheduler found no penalty of keras_reg on the trainable variables of the model.")
-        if self.path is not None and present and self.path not in present:
-            raise ValueError(f"Argument `path` must be one of {sorted(present)}. Received: path={self.path!r}")
+        self._position = None
         self._try_whole_run()
-        if self.freq == "step" and any(self._strengths._in_loss()):
-            warnings.warn(
-                "StrengthScheduler changes at every step the strength of a penalty in the loss, which compiles the training step anew "
-                "each time. Use `freq='epoch'`, or set `proximal=True` and train with `keras_reg.optimizers.Proximal`.",
-                stacklevel=2,
-            )
+        super().on_train_begin(logs)
+
+    def _choose(self) -> dict[str, Any]:
+        if not self._penalised:
+            raise ValueError("StrengthScheduler found no penalty of keras_reg on the trainable variables of the model.")
+        if self.path is not None and self.path not in self._penalised:
+            raise ValueError(f"Argument `path` must be one of {sorted(self._penalised)}. Received: path={self.path!r}")
+        chosen = {path: v for path, v in self._penalised.items() if self.path in (None, path)}
+        for path, variable in chosen.items():
+            penalty = variable.regularizer
+            if penalty.strength == 0 and len(penalty.strength_names) > 1:
+                raise ValueError(
+                    f"StrengthScheduler cannot move {path!r}: the strengths of {penalty!r} are all 0, so they have no ratio to keep. "
+                    "Build the penalty with the strengths wanted."
+                )
+        return chosen
+
+    def _ends_apart(self) -> bool:
+        if not self._takes_strength and len(self._moved) == len(self._penalised):
+            return False  # one value for all
+        return len(self._penalised) > 1 and (self.path is not None or len(set(self._strengths().values())) > 1)
+
+    def _start(self) -> None:
+        super()._start()
+        if self._position is not None:  # the model was built on the way to the first step
+            self._set(self._position)
 
     def _try_whole_run(self) -> None:
         if self._takes_strength:
@@ -170,34 +176,47 @@ class StrengthScheduler(_StrengthCallback):
         if self.freq == "step":
             length *= self.params.get("steps") or 1
         for position in range(0, length, max(1, length // MOST_TRIALS)):
-            self._value(position, 0.0)
+            self._value(position)
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.freq == "epoch":
             self._set(epoch)
+        else:
+            self._first, self._accumulated = _steps(self.model.optimizer)
 
     def on_train_batch_begin(self, batch, logs=None):
         if self.freq == "step":
-            self._sync()
-            self._set(int(ops.convert_to_tensor(self.model.optimizer.iterations)))
+            self._set(self._first + batch // self._accumulated)
 
     def on_epoch_end(self, epoch, logs=None):
         self._sync()
-        self._log(logs, self._strengths.read())
+        self._log(logs, self._strengths())
 
     def _set(self, position: int) -> None:
-        present = self._strengths.read()
-        chosen = {path: strength for path, strength in present.items() if self.path in (None, path)}
-        new = {path: self._value(position, strength) for path, strength in chosen.items()}
-        self._strengths.write(new)
+        if not self._ready:
+            self._position = position
+            return
+        # Numbers that the host has: a step is not waited for.
+        chosen = {path: v.regularizer.strength for path, v in self._moved.items()} if self._takes_strength or self.verbose else {}
+        value = None if self._takes_strength else self._value(position)
+        new = {path: self._value(position, chosen[path]) if value is None else value for path in self._moved}
+        move([(variable, new[path]) for path, variable in self._moved.items()])
         if self.verbose and new != chosen:
             print(f"StrengthScheduler, {self.freq} {position}: strength {', '.join(f'{v:g}' for v in sorted(set(new.values())))}")
 
-    def _value(self, position: int, strength: float) -> float:
-        value = self.schedule(position, strength) if self._takes_strength else self.schedule(position)
+    def _value(self, position: int, *strength: float) -> float:
+        value = self.schedule(position, *strength)
         if ops.is_tensor(value):
-            value = float(value)
+            value = float(ops.convert_to_numpy(value))
         return non_negative(value, f"schedule({position})")
+
+
+def _steps(optimizer: Any) -> tuple[int, int]:
+    """The number of updates so far, and how many batches go into one."""
+    inner = optimizer
+    while hasattr(inner, "inner_optimizer"):
+        inner = inner.inner_optimizer
+    return int(ops.convert_to_numpy(optimizer.iterations)), getattr(inner, "gradient_accumulation_steps", None) or 1
 
 
 def _arguments(function: Callable) -> int:
@@ -213,13 +232,14 @@ class TargetSparsity(_StrengthCallback):
 
     The sparsity asked for rises from 0 to `target` along `target * (1 - (1 - t)**3)`, `t` from 0 to 1 at `epoch`. A proportional-integral
     controller moves the logarithm of the strengths towards it; the strengths keep their ratios. They are its state, saved
-    with the optimizer: a run resumed from the end of an epoch goes on as if it had not stopped.
+    with the optimizer: a run resumed from the end of an epoch goes on as if it had not stopped. It moves them as much less as the
+    learning rate is below the largest so far, as a strength acts by both, and by a factor of a million at the most.
 
     Args:
         target: Share of the penalised weights that shall be zero, between 0 and 1, both excluded.
         epoch: Number of epochs from the start of training (`initial_epoch` included) after which it shall be reached.
         of: `"weights"` (default): the share of exact zeros among the penalised weights; `"groups"`: the share of zero groups, for
-            group penalties.
+            group penalties. Groups that reach over several weights count once.
         every: Steps between two corrections. Defaults to 10. Fewer follow more closely; each counts the zeros once.
         verbose: 1 prints a line each epoch. Defaults to 0.
 
@@ -245,36 +265,45 @@ class TargetSparsity(_StrengthCallback):
         self.verbose = verbose
 
     def on_train_begin(self, logs=None):
-        self._build()
-        warn_of_mistakes(self.model)
-        self._strengths = _Strengths(self.model)
-        proximal = {path for optimizer in proximal_optimizers(self.model.optimizer) if optimizer.built for path in optimizer.strengths}
-        if not proximal:
+        self._steps_in_epoch = self.params.get("steps")
+        self._last = None
+        self._largest_rate = 0.0
+        super().on_train_begin(logs)
+
+    def _choose(self) -> dict[str, Any]:
+        optimizers = list(proximal_optimizers(self.model.optimizer))
+        chosen = {path: v for path, v in self._penalised.items() if any(optimizer.applies_prox_to(v) for optimizer in optimizers)}
+        if not chosen:
             raise ValueError(
-                "TargetSparsity needs a model compiled with `keras_reg.optimizers.Proximal`, and built: only a prox reaches exact zeros. "
-                f"Received: optimizer {type(self.model.optimizer).__name__}"
+                "TargetSparsity needs a model compiled with `keras_reg.optimizers.Proximal`, and a penalty with `proximal=True`: only a "
+                f"prox reaches exact zeros. Received: optimizer {type(self.model.optimizer).__name__}"
             )
-        zero = [path for path, strength in self._strengths.read().items() if path in proximal and strength == 0]
+        zero = [path for path, variable in chosen.items() if variable.regularizer.strength == 0]
         if zero:
             raise ValueError(
                 f"TargetSparsity multiplies strengths, so none may be 0 at the start. Received: strength 0 at {', '.join(zero)}"
             )
-        if self.of == "groups" and not any(hasattr(v.regularizer, "axis") for v in _penalised(self.model)):
+        if self.of == "groups" and not any(hasattr(v.regularizer, "axis") for v in self._penalised.values()):
             raise ValueError("Argument `of` must be 'weights' for a model without group penalties. Received: of='groups'")
-        self._paths = proximal
-        self._steps_in_epoch = self.params.get("steps")
-        self._last = None
+        return chosen
+
+    def _ends_apart(self) -> bool:
+        return len({v.regularizer.strength for v in self._moved.values()}) > 1
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch, self._in_epoch = epoch, 0
-        if self._last is None:
-            self._last = self._asked_for(), sparsity(self.model, self.of)
+        self._remember_where_it_starts()
+
+    def _remember_where_it_starts(self) -> None:
+        if self._ready and self._last is None:
+            self._last = self._asked_for(), self._reached()
 
     def on_train_batch_end(self, batch, logs=None):
         before, self._in_epoch = self._in_epoch, batch + 1
         if before // self.every == self._in_epoch // self.every:
             return
         self._sync()
+        self._remember_where_it_starts()
         self._correct()
 
     def _asked_for(self) -> float:
@@ -283,20 +312,34 @@ class TargetSparsity(_StrengthCallback):
         progress = min((self._epoch + within) / self.epoch, 1.0)
         return self.target * (1 - (1 - progress) ** 3)
 
+    def _reached(self) -> float:
+        if self.of == "groups":
+            return zeros(self._penalised.values(), groups_of_penalties=True).group_sparsity
+        return zeros(self._penalised.values()).sparsity
+
     def _correct(self) -> float:
-        asked_for, reached = self._asked_for(), sparsity(self.model, self.of)
+        asked_for, reached = self._asked_for(), self._reached()
         asked_before, reached_before = self._last
         self._last = asked_for, reached
         corrections = self.epoch * max(1.0, (self._steps_in_epoch or self._in_epoch) / self.every)
         change = PROPORTIONAL * ((asked_for - asked_before) - (reached - reached_before)) + INTEGRAL / corrections * (asked_for - reached)
-        self._strengths.write({path: s * math.exp(change) for path, s in self._strengths.read().items() if path in self._paths})
+        rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        self._largest_rate = max(self._largest_rate, rate)
+        change *= rate / self._largest_rate if self._largest_rate else 0.0
+        move([(variable, self._moderate(variable, change)) for variable in self._moved.values()])
         return reached
+
+    def _moderate(self, variable: Any, change: float) -> float:
+        own = variable.regularizer
+        configured = own.configured.strength
+        return min(max(own.strength * math.exp(change), configured / FARTHEST), configured * FARTHEST)
 
     def on_epoch_end(self, epoch, logs=None):
         self._sync()
         self._steps_in_epoch = self._steps_in_epoch or self._in_epoch
+        self._remember_where_it_starts()
         reached = self._correct()
-        strengths = {path: s for path, s in self._strengths.read().items() if path in self._paths}
+        strengths = {path: v.regularizer.strength for path, v in self._moved.items()}
         self._log(logs, strengths)
         if logs is not None and self.of == "groups":
             logs["group_sparsity"] = reached

@@ -8,14 +8,16 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import backend, ops
+from keras import ops
 
-from keras_reg._validation import boolean, non_negative
+from keras_reg._validation import boolean, non_negative, received
+from keras_reg.backend import is_first_process
+from keras_reg.callbacks.data_loss import release, track
 from keras_reg.callbacks.event_file import EventFile, histogram_record, scalar_record
-from keras_reg.callbacks.figures import MeanPenalty, by_class, shares
 from keras_reg.callbacks.gradients import gradient_function
+from keras_reg.callbacks.statistics import by_class, shares
 from keras_reg.models.attachment.mistakes import warn_of_mistakes
-from keras_reg.models.statistics import penalty
+from keras_reg.models.statistics import penalties, totals
 from keras_reg.ops.counts import Counts, count, histogram
 from keras_reg.weights import choose, group_axis, named_weights, read
 
@@ -35,12 +37,11 @@ class WeightHistogram(keras.callbacks.Callback):
     | `zero_groups` | share of groups that are exactly 0: those of the weight's penalty, or else units and filters |
     | `l1_norm`, `l2_norm` | sum of magnitudes, Euclidean norm |
     | `non_finite` | number of chosen weights that are NaN or infinite |
-    | `penalty` | what all penalties of the model add to the loss now |
-    | `data_loss` | `loss` without the penalties |
-    | `val_data_loss` | `val_loss` (which is left as it is) without `penalty` |
+    | `penalty` | what the penalties on weights add to the loss now, and those on activities have added in the mean of the epoch |
+    | `data_loss`, `val_data_loss` | `loss` and `val_loss` (which stay) without `model.losses`, batch by batch |
 
-    Keras averages `loss` over the epoch while the weights move; what is taken off is the penalty averaged over the loggings of that
-    epoch and its two ends. `val_data_loss` is exact.
+    The data losses are metrics of the model while it trains with this callback: Keras averages them as it does `loss`. They are absent
+    where the model's own `train_step` does not call `compute_loss`, or reports no metrics.
 
     TensorBoard gets the same under `model/…`, the penalty by class as well, and for each weight, by its path in the model, the histogram
     and its `zeros`, `near_zeros`, `zero_groups`, norms, `penalty` and `strength`; for each layer with several chosen weights, their sums.
@@ -88,11 +89,13 @@ class WeightHistogram(keras.callbacks.Callback):
         gates: bool = False,
     ):
         super().__init__()
+        if not isinstance(log_dir, (str, bytes, os.PathLike)):
+            raise TypeError(f"Argument `log_dir` must be a path. {received(log_dir, 'log_dir')}")
         self.log_dir = os.fspath(log_dir)
         self.batches_between, self.epochs_between = _frequency(freq)
         self.include, self.exclude = include, exclude
         if isinstance(bins, bool) or not isinstance(bins, int) or bins < 2:
-            raise ValueError(f"Argument `bins` must be an integer of at least 2. Received: bins={bins!r}")
+            raise ValueError(f"Argument `bins` must be an integer of at least 2. {received(bins, 'bins')}")
         self.bins = bins
         self.near_zero = non_negative(near_zero, "near_zero")
         self.updates = boolean(updates, "updates")
@@ -107,9 +110,13 @@ class WeightHistogram(keras.callbacks.Callback):
 
     # `self.model` is looked at where a record is due and nowhere else: on JAX each look breaks into the flow of the training steps.
 
+    def set_model(self, model):
+        super().set_model(model)
+        self._data_loss = track(model) if getattr(model, "compiled", False) else None
+
     def on_train_begin(self, logs=None):
         warn_of_mistakes(self.model)
-        self._start_step = self._weights = self._file = self._mean_penalty = None
+        self._start_step = self._weights = self._file = None
         self._batches = self._epoch_batches = 0
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -124,8 +131,6 @@ class WeightHistogram(keras.callbacks.Callback):
         if self._weights is None and self.model.built:
             self._start()
             self._look(None, write=True)
-        if self._weights is not None:
-            self._mean_penalty = MeanPenalty(self._step, self._penalty)
 
     def on_train_batch_end(self, batch, logs=None):
         before = self._start_step + self._batches + self._epoch_batches
@@ -139,11 +144,15 @@ class WeightHistogram(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self._update_step()
         due = self.epochs_between is not None and (epoch + 1) % self.epochs_between == 0
-        figures = self._look(logs, write=due)
+        statistics = self._look(logs, write=due)
         if logs is not None:
-            logs.update(figures)
+            logs.update(statistics)
+            if self._data_loss is not None and not float(ops.convert_to_numpy(self._data_loss.count)):
+                logs.pop("data_loss", None)  # a step of the model's own computes its loss elsewhere
 
     def on_train_end(self, logs=None):
+        if self._data_loss is not None:
+            release(self.model)
         if self._weights is None:
             return
         if self._written != self._step:
@@ -154,11 +163,10 @@ class WeightHistogram(keras.callbacks.Callback):
     def _start(self):
         warn_of_mistakes(self.model)  # of a model that was not built when training began
         self._weights = choose(self.model, self.include, self.exclude)
-        self._penalised = {name: variable for name, variable in named_weights(self.model).items() if variable.regularizer is not None}
         self._previous = {}
         self._gradient = gradient_function(self.model, self.gradients) if self.gradients is not None else None
         self._gated = self._gated_layers() if self.gates else {}
-        self._file = EventFile(os.path.join(self.log_dir, "weights"), self._start_step) if _first_process(self.model) else None
+        self._file = EventFile(os.path.join(self.log_dir, "weights"), self._start_step) if is_first_process(self.model) else None
         self._written = None
 
     def _iterations(self) -> int | None:
@@ -182,9 +190,11 @@ class WeightHistogram(keras.callbacks.Callback):
             if write_here:
                 records += self._histograms(name, values, own)
         self._warn_of_non_finite(counts)
-        penalties = {name: penalty(variable) for name, variable in self._penalised.items()}
-        self._penalty = sum(value for value in penalties.values() if value is not None)
-        figures = {**shares(counts.values()), "penalty": self._penalty, **self._data_losses(logs or {})}
+        by_weight = penalties(self.model)
+        penalty_of = {name: by_weight[id(variable)] for name, variable in named_weights(self.model).items() if id(variable) in by_weight}
+        activity = self._data_loss.activity if self._data_loss is not None and logs is not None else 0.0
+        model_statistics = {**shares(totals(self._weights, counts)), "penalty": sum(penalty_of.values()) + activity}
+        losses = {name: float(logs[name]) for name in ("data_loss", "val_data_loss") if logs and name in logs}
         if write_here:
             if self._gradient is not None:
                 records += self._gradients()
@@ -193,17 +203,18 @@ class WeightHistogram(keras.callbacks.Callback):
                 records.append(self._histogram(f"{name}/open_probability", probabilities))
             for name, own in counts.items():
                 strength = getattr(self._weights[name].regularizer, "strength", None)
-                own = {**shares([own]), "penalty": penalties.get(name), "strength": strength}
+                own = {**shares(totals({name: self._weights[name]}, {name: own})), "penalty": penalty_of.get(name), "strength": strength}
                 records += [scalar_record(f"{name}/{key}", value) for key, value in own.items() if value is not None]
             for layer, names in _layers(counts).items():
-                own = {**shares([counts[name] for name in names]), "penalty": sum(penalties.get(name) or 0.0 for name in names)}
+                chosen, theirs = ({name: every[name] for name in names} for every in (self._weights, counts))
+                own = {**shares(totals(chosen, theirs)), "penalty": sum(penalty_of.get(name, 0.0) for name in names)}
                 records += [scalar_record(f"{layer}/{key}", value) for key, value in own.items()]
-            classes = by_class(self._penalised, penalties)
-            records += [scalar_record(f"model/{key}", value) for key, value in {**figures, **classes}.items()]
+            classes = by_class(named_weights(self.model), penalty_of)
+            records += [scalar_record(f"model/{key}", value) for key, value in {**model_statistics, **losses, **classes}.items()]
             self._file.write(self._step, records)
         if write:
             self._written = self._step
-        return figures
+        return model_statistics
 
     def _histograms(self, name: str, values: np.ndarray, own: Counts) -> list[Any]:
         records = [histogram_record(name, *histogram(values, own, self.bins))]
@@ -232,16 +243,6 @@ class WeightHistogram(keras.callbacks.Callback):
         own = count(values)
         return histogram_record(tag, *histogram(values, own, self.bins))
 
-    def _data_losses(self, logs: dict) -> dict[str, float]:
-        losses = {}
-        if self._mean_penalty is not None:
-            self._mean_penalty.add(self._step, self._penalty)
-        if "loss" in logs:
-            losses["data_loss"] = float(logs["loss"]) - (self._mean_penalty.mean() if self._mean_penalty else self._penalty)
-        if "val_loss" in logs:
-            losses["val_data_loss"] = float(logs["val_loss"]) - self._penalty
-        return losses
-
     def _warn_of_non_finite(self, counts: dict[str, Counts]) -> None:
         found = [f"{name} ({own.nan} NaN, {own.infinite} infinite)" for name, own in counts.items() if own.nan or own.infinite]
         if found and not self._warned:
@@ -268,18 +269,4 @@ def _frequency(freq: Any) -> tuple[int | None, int | None]:
         return None, int(match[1] or 1)
     if isinstance(freq, int) and not isinstance(freq, bool) and freq > 0:
         return freq, None
-    raise ValueError(f'Argument `freq` must be "epoch", "N epochs" or a positive number of batches. Received: freq={freq!r}')
-
-
-def _first_process(model: Any) -> bool:
-    """Whether this process is the one that writes, of those that train together."""
-    if backend.backend() == "tensorflow":
-        strategy = getattr(model, "distribute_strategy", None)
-        return strategy is None or strategy.extended.should_save_summary
-    if backend.backend() == "jax":
-        import jax
-
-        return jax.process_index() == 0
-    import torch.distributed as distributed
-
-    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
+    raise ValueError(f'Argument `freq` must be "epoch", "N epochs" or a positive number of batches. {received(freq, "freq")}')

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_reg._labels import set_mask
+from keras_reg._keras import set_mask
 from keras_reg.ops.dtypes import like
 
 

@@ -8,8 +8,9 @@ from keras import KerasTensor, ops
 
 from keras_reg._labels import checked_ids, classes_last
 from keras_reg._registration import register
-from keras_reg._validation import boolean, non_negative, one_of, real_number
-from keras_reg.backend.losses import mixed, nan_where, pick, smoothed_crossentropy
+from keras_reg._validation import boolean, non_negative, one_of, real_number, received, whole_number
+from keras_reg.backend import nan_where, pick, smoothed_crossentropy
+from keras_reg.backend.plain import mixed
 from keras_reg.losses.crossentropy import Crossentropy, dense_crossentropy, leave_out, log_probabilities, targets
 from keras_reg.ops.dtypes import like, widen
 
@@ -91,8 +92,7 @@ def checked(label_smoothing, from_logits, ignore_class, class_weight, prior, con
     label_smoothing = real_number(label_smoothing, "label_smoothing")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"Argument `label_smoothing` must be at least 0 and less than 1. Received: label_smoothing={label_smoothing}")
-    if ignore_class is not None and (isinstance(ignore_class, bool) or not isinstance(ignore_class, (int, np.integer))):
-        raise TypeError(f"Argument `ignore_class` must be a whole number or None. Received: ignore_class={ignore_class!r}")
+    whole_number(ignore_class, "ignore_class", or_none=True)
     if prior is not None and convention == "others":
         raise ValueError("Argument `prior` goes with convention='uniform': 'others' shares it out evenly. Received: convention='others'")
     prior = per_class(prior, "prior")
@@ -105,11 +105,14 @@ def per_class(values: Any, name: str) -> np.ndarray | None:
     """A non-negative number for each class."""
     if values is None:
         return None
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError):  # of several lengths
+        array = np.empty(0)
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iuf":
-        raise TypeError(f"Argument `{name}` must be a sequence of numbers, one for each class. Received: {name}={values!r}")
+        raise TypeError(f"Argument `{name}` must be a sequence of numbers, one for each class. {received(values, name)}")
     if not (np.all(np.isfinite(array)) and np.all(array >= 0)):
-        raise ValueError(f"Argument `{name}` must hold finite numbers of at least 0. Received: {name}={values!r}")
+        raise ValueError(f"Argument `{name}` must hold finite numbers of at least 0. {received(values, name)}")
     return array.astype("float64")
 
 
@@ -215,12 +218,10 @@ class LabelSmoothingCrossentropy(Crossentropy):
         self.label_smoothing, self.prior, self.class_weight = checked(
             label_smoothing, from_logits, ignore_class, class_weight, prior, convention
         )
-        if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
-            raise TypeError(f"Argument `axis` must be a whole number. Received: axis={axis!r}")
         self.from_logits = from_logits
         self.ignore_class = None if ignore_class is None else int(ignore_class)
         self.convention = convention
-        self.axis = int(axis)
+        self.axis = whole_number(axis, "axis")
         self.confidence_penalty = non_negative(confidence_penalty, "confidence_penalty")
 
     def call(self, y_true: Any, y_pred: Any) -> Any:

@@ -4,12 +4,13 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import KerasTensor, backend, ops
+from keras import KerasTensor, ops
 
-from keras_reg._labels import checked_ids, classes_last, mask_of
+from keras_reg._keras import mask_of
+from keras_reg._labels import checked_ids, classes_last
 from keras_reg._registration import register
-from keras_reg._validation import boolean, real_number
-from keras_reg.backend.losses import nan_where
+from keras_reg._validation import boolean, real_number, whole_number
+from keras_reg.backend import nan_where
 from keras_reg.losses.crossentropy import Crossentropy, dense_crossentropy, leave_out, log_probabilities, targets
 from keras_reg.losses.label_smoothing import checked
 from keras_reg.ops.dtypes import like, widen
@@ -90,14 +91,11 @@ class OnlineLabelSmoothingCrossentropy(Crossentropy):
         dtype: Any = None,
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        if isinstance(num_classes, bool) or not isinstance(num_classes, (int, np.integer)) or num_classes < 1:
-            raise ValueError(f"Argument `num_classes` must be a whole number of at least 1. Received: num_classes={num_classes!r}")
+        num_classes = whole_number(num_classes, "num_classes", at_least=1)
         if not 0 <= real_number(hard, "hard") <= 1:
             raise ValueError(f"Argument `hard` must be from 0 to 1. Received: hard={hard}")
         checked(0.0, from_logits, ignore_class, None, None, "uniform")
-        if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
-            raise TypeError(f"Argument `axis` must be a whole number. Received: axis={axis!r}")
-        self.num_classes, self.hard, self.axis = int(num_classes), float(hard), int(axis)
+        self.num_classes, self.hard, self.axis = num_classes, float(hard), whole_number(axis, "axis")
         self.from_logits = boolean(from_logits, "from_logits")
         self.ignore_class = None if ignore_class is None else int(ignore_class)
         self._mask = None
@@ -159,7 +157,7 @@ class OnlineLabelSmoothingCrossentropy(Crossentropy):
         return ops.cast(losses if counted is None else leave_out(losses, counted), dtype)
 
     def _learn(self, labels: Any, scores: Any, conditions: list) -> None:
-        if isinstance(scores, KerasTensor) or backend.backend() not in ("tensorflow", "jax", "torch"):
+        if isinstance(scores, KerasTensor):
             return
         scores = ops.stop_gradient(scores)
         right = ops.equal(ops.argmax(scores, axis=-1), ops.cast(labels, "int32"))

@@ -3,13 +3,13 @@
 from typing import Any
 
 import keras
-import numpy as np
 from keras import KerasTensor, ops
 
-from keras_reg._labels import checked_ids, classes_last, mask_of
+from keras_reg._keras import mask_of
+from keras_reg._labels import checked_ids, classes_last
 from keras_reg._registration import register
-from keras_reg._validation import boolean, one_of
-from keras_reg.backend.losses import nan_where
+from keras_reg._validation import boolean, one_of, whole_number
+from keras_reg.backend import nan_where
 from keras_reg.ops.dtypes import widen
 
 BINNINGS = ("equal_width", "equal_mass")
@@ -63,16 +63,11 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         dtype: Any = None,
     ):
         super().__init__(name=name, dtype=dtype)
-        if isinstance(num_bins, bool) or not isinstance(num_bins, (int, np.integer)) or num_bins < 1:
-            raise ValueError(f"Argument `num_bins` must be a whole number of at least 1. Received: num_bins={num_bins!r}")
-        for value, argument in ((ignore_class, "ignore_class"), (axis, "axis")):
-            if not (value is None and argument == "ignore_class") and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
-                raise TypeError(f"Argument `{argument}` must be a whole number. Received: {argument}={value!r}")
-        self.num_bins = int(num_bins)
+        self.num_bins = whole_number(num_bins, "num_bins", at_least=1)
         self.binning = one_of(binning, BINNINGS, "binning")
         self.from_logits = boolean(from_logits, "from_logits")
-        self.ignore_class = None if ignore_class is None else int(ignore_class)
-        self.axis = int(axis)
+        self.ignore_class = whole_number(ignore_class, "ignore_class", or_none=True)
+        self.axis = whole_number(axis, "axis")
         cells = self.num_bins if binning == "equal_width" else CELLS
         wide = "float64" if self.dtype == "float64" else "float32"
         # Of each cell: its weight, and weighted by it the confidence and the number of right predictions.

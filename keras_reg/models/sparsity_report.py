@@ -2,14 +2,13 @@
 
 import dataclasses
 import html
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from keras_reg._validation import non_negative
-from keras_reg.models.statistics import penalty
+from keras_reg.models.statistics import count_weights, penalties, totals
 from keras_reg.models.table import html_table, text_table
-from keras_reg.ops.counts import count
+from keras_reg.ops.counts import Counts
 from keras_reg.weights import choose, group_axis, read
 
 NOTE = (
@@ -112,48 +111,50 @@ def sparsity(model: Any, include: Any = "*", exclude: Any = None, near_zero: flo
     (16, 4, 64)
     """
     near_zero = non_negative(near_zero, "near_zero")
-    rows = tuple(_row(name, variable, near_zero) for name, variable in choose(model, include, exclude).items())
-    penalties = [row.penalty for row in rows if row.penalty is not None]
-    summed = {
-        field: sum(getattr(row, field) for row in rows)
-        for field in (
-            *("parameters", "zeros", "near_zeros", "groups", "zero_groups", "non_finite"),
-            *("l1_norm", "dense_bytes", "compressed_bytes"),
-        )
-    }
+    chosen = choose(model, include, exclude)
+    counts, penalty_of = count_weights(chosen, near_zero), penalties(model)
+    rows = tuple(_row(name, variable, counts[name], penalty_of.get(id(variable))) for name, variable in chosen.items())
+    shown = [row.penalty for row in rows if row.penalty is not None]
+    together = totals(chosen, counts)
     total = WeightSparsity(
         name="total",
         shape=None,
         dtype=None,
         penalty_name=None,
         group_axis=None,
-        l2_norm=math.hypot(*(row.l2_norm for row in rows)),
-        penalty=sum(penalties) if penalties else None,
-        **summed,
+        parameters=together.size,
+        zeros=together.zeros,
+        near_zeros=together.near_zeros,
+        groups=together.groups,
+        zero_groups=together.zero_groups,
+        non_finite=together.non_finite,
+        l1_norm=together.l1,
+        l2_norm=together.l2,
+        penalty=sum(shown) if shown else None,
+        dense_bytes=sum(row.dense_bytes for row in rows),
+        compressed_bytes=sum(row.compressed_bytes for row in rows),
     )
     return Sparsity(rows, total, near_zero)
 
 
-def _row(name: str, variable: Any, near_zero: float) -> WeightSparsity:
+def _row(name: str, variable: Any, own: Counts, penalty: float | None) -> WeightSparsity:
     values = read(variable)
-    axis = group_axis(variable)
-    own = count(values, near_zero, axis)
     dense = values.nbytes
     return WeightSparsity(
         name=name,
         shape=tuple(variable.shape),
         dtype=str(variable.dtype),
-        penalty_name=None if variable.regularizer is None else type(variable.regularizer).__name__,
+        penalty_name=None if variable.regularizer is None else variable.regularizer.__class__.__name__,
         parameters=own.size,
         zeros=own.zeros,
         near_zeros=own.near_zeros,
         groups=own.groups,
         zero_groups=own.zero_groups,
-        group_axis=axis,
+        group_axis=group_axis(variable),
         non_finite=own.nan + own.infinite,
         l1_norm=own.l1,
         l2_norm=own.l2,
-        penalty=penalty(variable),
+        penalty=penalty,
         dense_bytes=dense,
         compressed_bytes=min(dense, -(-own.size // 8) + (own.size - own.zeros) * values.dtype.itemsize),
     )

@@ -1,20 +1,127 @@
 """What the penalties of a model are now, and how many of its weights are zero: the one place that adds up and counts."""
 
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
+from keras_reg.binding import is_penalty, is_record, join, structure_of
+from keras_reg.ops.counts import Counts, count
 from keras_reg.ops.dtypes import widen
-from keras_reg.regularizers.penalty import Penalty
+from keras_reg.weights import group_axis, read
 
 
-def penalty(variable: keras.Variable) -> Any:
-    """What the weight adds to the loss; none where it has no penalty, or is frozen, as Keras counts trainable weights alone."""
+def penalties(model: Any) -> dict[int, float]:
+    """What each weight adds to the loss, by `id` of the variable.
+
+    Weights without a penalty add nothing, nor do frozen ones, as Keras counts trainable weights alone. Of a structure that reaches over
+    several weights the first has the penalty of all, and the others 0, as in `model.losses`.
+    """
+    join(model.trainable_variables)
+    return {id(v): _penalty(v) for v in model.trainable_variables if v.regularizer is not None}
+
+
+def _penalty(variable: keras.Variable) -> float:
     regularizer = variable.regularizer
-    if regularizer is None or not variable.trainable:
-        return None
     tensor = ops.stop_gradient(ops.convert_to_tensor(variable))
-    # `value` is the penalty without the warnings that are for training.
-    value = regularizer.value(widen(tensor)[0]) if isinstance(regularizer, Penalty) else regularizer(tensor)
+    if not is_penalty(regularizer):
+        return float(ops.convert_to_numpy(regularizer(tensor)))
+    # Not by calling it: that would warn of what is for training.
+    tensor, _ = widen(tensor)
+    if structure_of(regularizer) is None:
+        value = regularizer.value(tensor)
+    else:
+        members = regularizer.members() if is_record(regularizer) else [variable]
+        if members[0] is not variable:
+            return 0.0
+        tensors = [ops.cast(ops.stop_gradient(ops.convert_to_tensor(v)), tensor.dtype) for v in members]
+        value = regularizer.joint_total([v.regularizer for v in members], tensors)
     return float(ops.convert_to_numpy(value))
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Of several weights together. Groups that reach over several weights count once."""
+
+    size: int
+    zeros: int
+    near_zeros: int
+    groups: int
+    zero_groups: int
+    l1: float
+    l2: float
+    non_finite: int
+
+    @property
+    def sparsity(self) -> float:
+        """The share of the weights that are exactly zero."""
+        return self.zeros / self.size if self.size else 0.0
+
+    @property
+    def group_sparsity(self) -> float:
+        """The share of the groups that are exactly zero."""
+        return self.zero_groups / self.groups if self.groups else 0.0
+
+
+def totals(variables: Mapping[str, Any], counts: Mapping[str, Counts]) -> Totals:
+    """The counts of weights added up; both by the same names."""
+    own = list(counts.values())
+    apart = [counts[name] for name, variable in variables.items() if structure_of(variable.regularizer) is None]
+    joint = [_structural_groups(members) for members in _structures(variables.values())]
+    return Totals(
+        size=sum(one.size for one in own),
+        zeros=sum(one.zeros for one in own),
+        near_zeros=sum(one.near_zeros for one in own),
+        groups=sum(one.groups for one in apart) + sum(groups for groups, _ in joint),
+        zero_groups=sum(one.zero_groups for one in apart) + sum(zero for _, zero in joint),
+        l1=sum(one.l1 for one in own),
+        l2=math.hypot(*(one.l2 for one in own)),
+        non_finite=sum(one.nan + one.infinite for one in own),
+    )
+
+
+def count_weights(variables: Mapping[str, Any], near_zero: float = 0.0) -> dict[str, Counts]:
+    """What is in each weight."""
+    return {name: count(read(variable), near_zero, group_axis(variable)) for name, variable in variables.items()}
+
+
+def zeros(variables: Iterable[Any], groups_of_penalties: bool = False) -> Totals:
+    """The zeros of weights together.
+
+    Args:
+        variables: The weights.
+        groups_of_penalties: Whether to count the groups of group penalties alone, rather than units and filters elsewhere as well.
+    """
+    named = {str(index): variable for index, variable in enumerate(variables)}
+    if groups_of_penalties:
+        named = {name: v for name, v in named.items() if getattr(v.regularizer, "axis", None) is not None}
+    return totals(named, count_weights(named))
+
+
+def _structures(variables: Iterable[Any]) -> list[list[Any]]:
+    """The weights of each structure."""
+    found: dict[Any, list[Any]] = {}
+    for variable in variables:
+        regularizer = variable.regularizer
+        if (name := structure_of(regularizer)) is not None:
+            # Copies of a model within one have structures of the same name.
+            key = id(regularizer.members()[0]) if is_record(regularizer) else name
+            found.setdefault(key, []).append(variable)
+    return list(found.values())
+
+
+def _structural_groups(members: list[Any]) -> tuple[int, int]:
+    """How many groups there are, and how many have no entry that is not zero in any of the weights."""
+    numbers = [variable.regularizer.numbers(tuple(variable.shape)) for variable in members]
+    alive = np.zeros(max((int(own.max(initial=-1)) for own in numbers), default=-1) + 1, bool)
+    present = np.zeros_like(alive)
+    for variable, own in zip(members, numbers, strict=True):
+        along = np.any(read(variable).reshape(variable.regularizer.flat_shape(tuple(variable.shape))) != 0, axis=(0, 2))
+        inside = own >= 0
+        present[own[inside]] = True
+        np.logical_or.at(alive, own[inside], along[inside])
+    return int(present.sum()), int((present & ~alive).sum())

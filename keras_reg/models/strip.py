@@ -1,5 +1,6 @@
 """A model without keras_reg: what is deployed, or handed to somebody who has only Keras."""
 
+import contextlib
 import warnings
 from typing import Any
 
@@ -7,9 +8,11 @@ import keras
 from keras import ops
 
 from keras_reg._registration import PACKAGE
+from keras_reg.binding import proximal_optimizers
 from keras_reg.models.attachment.carrier import KEY
+from keras_reg.models.attachment.live import with_live_code
 from keras_reg.models.attachment.rebuilt import rebuild_from, refusals
-from keras_reg.regularizers.acting import proximal_optimizers
+from keras_reg.models.compaction.state import pairs, take_over
 from keras_reg.weights import layers_of
 
 
@@ -18,8 +21,8 @@ def strip(model: keras.Model) -> keras.Model:
 
     Penalties of keras_reg go, and Keras's own regularizers stay. A compiled model stays compiled: `Proximal` gives way to its inner
     optimizer with its state, so that training goes on without penalties. A warning says where more than that changes: metrics of
-    keras_reg are dropped, with a loss of keras_reg the result is not compiled, and a regularizer of Keras that `attach` had to keep
-    around a layer goes with what kept it.
+    keras_reg are dropped; with a loss of keras_reg, or a class that overrides `compile` (as the tasks of KerasHub do), the result is not
+    compiled; and a regularizer of Keras that `attach` had to keep around a layer goes with what kept it.
 
     Args:
         model: A built Keras model. It stays as it is.
@@ -55,8 +58,11 @@ def strip(model: keras.Model) -> keras.Model:
     for variable, own in zip(model.weights, weights, strict=True):
         # Not the tensor itself: JAX gives the memory of what it trains away.
         own.assign(ops.copy(variable))
-        if variable.regularizer is not None and own.regularizer is None and not _is_ours(type(variable.regularizer)):
+        if variable.regularizer is not None and own.regularizer is None and not _is_ours(variable.regularizer.__class__):
             lost.append(variable.path)
+    for one, other in pairs(model, plain):
+        if not isinstance(one, keras.Model):
+            take_over(one, other)
     _check_plain(plain, ours)
     if lost:
         warnings.warn(
@@ -72,7 +78,7 @@ def _our_classes(model: Any) -> dict[str, type]:
     things = [v.regularizer for v in model.weights]
     for layer in layers_of(model):
         things += [layer, *(value for value in vars(layer).values() if isinstance(value, keras.regularizers.Regularizer))]
-    used = {keras.saving.get_registered_name(c): c for thing in things for c in [type(thing)] if _is_ours(c)}
+    used = {keras.saving.get_registered_name(c): c for thing in things for c in [thing.__class__] if _is_ours(c)}
     return {name: c for name, c in keras.saving.get_custom_objects().items() if isinstance(c, type) and _is_ours(c)} | used
 
 
@@ -104,7 +110,7 @@ def _without(node: Any, ours: dict[str, type]) -> Any:
 
 def _check_plain(plain: Any, ours: dict[str, type]) -> None:
     left = [layer.name for layer in layers_of(plain) if _is_ours(type(layer))]
-    left += [variable.path for variable in plain.weights if _is_ours(type(variable.regularizer))]
+    left += [variable.path for variable in plain.weights if _is_ours(variable.regularizer.__class__)]
     for layer in layers_of(plain):
         left += [f"{layer.name}.{name}" for name, value in vars(layer).items() if _is_ours(type(value))]
     if left:
@@ -139,13 +145,32 @@ def _compile(plain: Any, model: Any, compiled: dict, ours: dict[str, type]) -> N
     if dropped:
         warnings.warn(f"strip: {', '.join(dropped)} of {model.name!r} belongs to keras_reg and was dropped.", stacklevel=3)
     config["optimizer"] = _without(config.get("optimizer"), ours)
-    plain.compile_from_config(config)
+    config, live = with_live_code(config, model)
+    kind = type(plain)
+    reason = f"its class has a `compile` of its own: call `{kind.__name__}.compile` on the result"
+    # Keras leaves it to such a class to write both.
+    if kind.compile is keras.Model.compile or kind.compile_from_config is not keras.Model.compile_from_config:
+        try:
+            with keras.saving.custom_object_scope(live) if live else contextlib.nullcontext():
+                plain.compile_from_config(config)
+            reason = None
+        except Exception as error:  # whatever a loss or a metric of the user's raises
+            reason = " ".join(str(error).split())[:200]
+    if reason is not None or not plain.compiled:
+        plain.compiled = False  # some classes compile themselves when they are made, in a way of their own
+        warnings.warn(f"strip: the stripped model of {model.name!r} is not compiled ({reason or 'by its own code'}).", stacklevel=3)
+        return
     optimizer = model.optimizer
     if optimizer is None or not optimizer.built:
         return
+    if not plain.optimizer.built:
+        plain.optimizer.build(plain.trainable_variables)
     proximal = list(proximal_optimizers(optimizer))
-    own = {id(v) for o in proximal for v in [*o._variables, o._past]}
+    own = {id(v) for o in proximal for v in (o._strengths, o._past)}
     state = [v for v in optimizer.variables if id(v) not in own]
+    if [tuple(v.shape) for v in state] != [tuple(v.shape) for v in plain.optimizer.variables]:
+        warnings.warn(f"strip: the stripped model of {model.name!r} is compiled with another optimizer, which starts anew.", stacklevel=3)
+        return
     for variable, target in zip(state, plain.optimizer.variables, strict=True):
         target.assign(ops.copy(variable))
 

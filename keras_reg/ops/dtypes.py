@@ -1,13 +1,11 @@
-"""The dtype that a map computes in."""
+"""The dtype that a map computes in, and the few functions whose value or derivative Keras leaves open."""
 
-import functools
 from typing import Any
 
 import numpy as np
-from keras import KerasTensor, backend, ops
+from keras import backend, ops
 
 from keras_reg._validation import floating_tensor
-from keras_reg.ops.gradients import may_branch
 
 TINY = {"float32": 1.1754943508222875e-38, "float64": 2.2250738585072014e-308}
 """Smallest normal number; below it backends differ in whether they see a zero."""
@@ -29,51 +27,17 @@ def like(x: Any, number: Any) -> Any:
 
 def magnitude(x: Any) -> Any:
     """`|x|` whose derivative at zero is 0 on every backend. (JAX has 1 there, which would push zeros off zero.)"""
-    return _jax_magnitude()(x) if backend.backend() == "jax" and not isinstance(x, KerasTensor) else ops.absolute(x)
-
-
-@functools.cache
-def _jax_magnitude() -> Any:
-    import jax
-
-    function = jax.custom_jvp(ops.absolute)
-    function.defjvps(lambda change, value, x: ops.sign(x) * change)
-    return function
+    return x * ops.stop_gradient(ops.sign(x))
 
 
 def at_most(x: Any, bound: Any) -> Any:
-    """The smaller of the two; a NaN in `x` stays."""
-    if backend.backend() == "torch" and not isinstance(x, KerasTensor):
-        import torch
-
-        # Keras's own computes float64 in float32.
-        return torch.minimum(x, like(x, bound))
+    """The smaller of the two; a NaN in `x` stays. (Keras's own computes float64 in float32.)"""
     return ops.where(x > bound, bound, x)
 
 
 def at_least(x: Any, bound: Any) -> Any:
     """The larger of the two; a NaN in `x` stays."""
-    if backend.backend() == "torch" and not isinstance(x, KerasTensor):
-        import torch
-
-        return torch.maximum(x, like(x, bound))
     return ops.where(x < bound, bound, x)
-
-
-def clipped(x: Any, bound: Any) -> Any:
-    """`x` within `bound` of 0; a NaN stays."""
-    if (
-        backend.backend() == "torch"
-        and not isinstance(x, KerasTensor)
-        and not bound.shape
-        and may_branch(bound)
-        and not bound.requires_grad
-    ):
-        import torch
-
-        # With plain numbers PyTorch clips in one pass.
-        return torch.clamp(x, -float(bound), float(bound))
-    return at_most(at_least(x, -bound), bound)
 
 
 def tiny(x: Any) -> float:

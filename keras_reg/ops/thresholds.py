@@ -5,8 +5,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_reg.ops.dtypes import at_least, at_most, clipped, like, widen
-from keras_reg.ops.gradients import choose
+from keras_reg.ops.dtypes import at_least, at_most, like, widen
 
 
 def _entrywise(function):
@@ -42,7 +41,7 @@ def soft_threshold(x: Any, threshold: Any) -> Any:
     Reference: [Donoho, 1995](https://doi.org/10.1109/18.382009).
     """
     # What is clipped off is subtracted: an exact zero inside, and a NaN stays one.
-    return x - clipped(x, threshold)
+    return x - ops.clip(x, -threshold, threshold)
 
 
 @_entrywise
@@ -115,13 +114,9 @@ def mcp_threshold(x: Any, step: Any, strength: Any, gamma: Any) -> Any:
     """
     firm_is_valid = step < gamma
     gap = ops.where(firm_is_valid, gamma - step, gamma)
-
-    def firm():
-        # The line of slope above 1 meets `x` at `gamma * strength`.
-        size = at_most(ops.absolute(soft_threshold(x, step * strength)) * (gamma / gap), ops.absolute(x))
-        return ops.sign(x) * size
-
-    return choose(firm_is_valid, firm, lambda: hard_threshold(x, strength * ops.sqrt(step * gamma)))
+    # The line of slope above 1 meets `x` at `gamma * strength`.
+    firm = ops.sign(x) * at_most(ops.absolute(soft_threshold(x, step * strength)) * (gamma / gap), ops.absolute(x))
+    return ops.where(firm_is_valid, firm, hard_threshold(x, strength * ops.sqrt(step * gamma)))
 
 
 @_entrywise
@@ -240,7 +235,7 @@ def laplace_threshold(x: Any, step: Any, strength: Any, width: Any) -> Any:
     # The objective at the root less that at 0, divided by the root.
     safe = ops.where(root > 0, root, 1.0)
     better = (root > 0) & exists & (root / 2 - size - pull * ops.expm1(-root) / safe < 0)
-    return ops.where(better | ops.isnan(x), x * (root / ops.where(size > 0, size, 1.0)), ops.zeros_like(x))
+    return _or_itself(x, ops.where(better, x * (root / ops.where(size > 0, size, 1.0)), ops.zeros_like(x)), size)
 
 
 @_entrywise
@@ -267,19 +262,24 @@ def log_threshold(x: Any, step: Any, strength: Any, width: Any) -> Any:
 
     Reference: [Candes, Wakin and Boyd, 2008](https://arxiv.org/abs/0711.1612).
     """
-    size = ops.absolute(x)
-    pull = step * strength
-    middle = (size + width) / 2
+    size = ops.absolute(x) / width
+    pull = step * strength / (width * width)
+    middle = (size + 1) / 2
     fold = ops.sqrt(pull)
     exists = middle >= fold
     half_gap = ops.sqrt(at_least(middle - fold, 0.0)) * ops.sqrt(middle + fold)
     # Two forms of one root: each is free of cancellation on its side.
-    denominator = ops.where(size < width, (width - size) / 2 + half_gap, 1.0)
-    low = (width * size - pull) / ops.where(denominator > 0, denominator, 1.0)
-    root = at_most(ops.where(size < width, low, (size - width) / 2 + half_gap), size)
+    denominator = ops.where(size < 1, (1 - size) / 2 + half_gap, 1.0)
+    low = (size - pull) / ops.where(denominator > 0, denominator, 1.0)
+    root = at_most(ops.where(size < 1, low, (size - 1) / 2 + half_gap), size)
     safe = ops.where(root > 0, root, 1.0)
-    better = (root > 0) & exists & (root / 2 - size + pull * ops.log1p(root / width) / safe < 0)
-    return ops.where(better | ops.isnan(x), x * (root / ops.where(size > 0, size, 1.0)), ops.zeros_like(x))
+    better = (root > 0) & exists & (root / 2 - size + pull * ops.log1p(root) / safe < 0)
+    return _or_itself(x, ops.where(better, x * (root / ops.where(size > 0, size, 1.0)), ops.zeros_like(x)), size)
+
+
+def _or_itself(x: Any, moved: Any, size: Any) -> Any:
+    """`moved`, but `x` where its size is infinite, which no finite step changes, or NaN."""
+    return ops.where(ops.isfinite(size), moved, x)
 
 
 _LQ_NEWTON_STEPS = 6  # 5 reach float64 precision for every q

@@ -1,19 +1,21 @@
 """The optimizer that applies the proximal maps of the penalties after every update of another one."""
 
 import contextlib
-import functools
+import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_reg._registration import register
-from keras_reg._validation import non_negative, one_of
-from keras_reg.ops.fused import compiled, in_blocks, in_parts, in_place, joins, take_off
+from keras_reg._validation import non_negative, one_of, shown
+from keras_reg.backend import numbers_suffice, outside_of_graphs, read
+from keras_reg.binding import has_flowed, is_proximal, is_record, join, move, record, structure_of, wide
 from keras_reg.optimizers import step_sizes
-from keras_reg.optimizers.claims import Claims, is_proximal, structure_of, wide
-from keras_reg.regularizers import Penalty
+from keras_reg.optimizers.strength_file import StrengthFile
 from keras_reg.regularizers.structural import Groups
 
 METRICS = ("auto", "euclidean", "preconditioned")
@@ -112,15 +114,14 @@ class Proximal(keras.optimizers.Optimizer):
                 f"Argument `metric` must be 'euclidean' or 'auto' with {type(inner).__name__}, which has no diagonal metric "
                 f"(Adam, AdamW, Nadam, Adamax, RMSprop, Adagrad and Ftrl have one). Received: metric={metric!r}"
             )
-        # Past the tracking of attributes by Keras, which would take the inner variables for its own.
-        object.__setattr__(self, "_claims", Claims(self))
         super().__init__(learning_rate=0.0, name=name)
-        for unused in (self._iterations, self._learning_rate):
-            self._untrack_variable(unused)
         self.inner_optimizer = inner
         self.metric = metric if metric != "auto" else "euclidean" if own_metric is None else "preconditioned"
+        self.strength_file = StrengthFile(self)
+        self._strengths = None  # one for each trainable variable
         self._past = None
-        self._in_apply = False
+        self._running = 0
+        self._from_config = False
 
     def build(self, variables: Sequence[Any]) -> None:
         """Create the variables of both optimizers, and claim the penalised variables: from here on the prox acts on them.
@@ -132,31 +133,41 @@ class Proximal(keras.optimizers.Optimizer):
         variables = list(variables)
         if not variables:  # Keras, on loading HDF5: it has none at hand then
             return
-        penalised = [v for v in variables if is_proximal(v.regularizer)]
-        if not penalised:
-            others = sorted({type(v.regularizer).__name__ for v in variables if v.regularizer is not None})
-            raise ValueError(
-                f"{self.name!r} has nothing to apply: none of its {len(variables)} trainable variables has a penalty with `proximal=True` "
-                f"(regularizers found: {', '.join(others) or 'none'}). Give a layer one, such as "
-                "`kernel_regularizer=keras_reg.regularizers.L1(1e-4, proximal=True)`, or train with the inner optimizer alone."
-            )
-        for variable in penalised:
-            self._check_prox(variable, variable.regularizer)
-        self.inner_optimizer.build(variables)
+        self._check_that_there_is_a_penalty(variables)
+        for variable in variables:
+            if is_proximal(variable.regularizer):
+                self._check_prox(variable, variable.regularizer)
+        with _all_or_nothing(self.inner_optimizer):
+            self.inner_optimizer.build(variables)
+        dtype = "float64" if any(wide(v) == "float64" for v in variables) else "float32"
         if step_sizes.momentum(self.inner_optimizer):
             # Among the inner variables: on JAX those alone are put back where a step only accumulates gradients.
-            dtype = "float64" if any(wide(v) == "float64" for v in penalised) else "float32"
-            self._past = self.inner_optimizer.add_variable((), dtype=dtype, aggregation="only_first_replica", name="proximal_step")
-        for index, variable in enumerate(variables):
-            self._trainable_variables_indices[self._var_key(variable)] = index
-        self._trainable_variables.extend(variables)
-        self._claims.update(variables)
-        # From the inside, at the one place that sees real updates alone and their learning rate, on every backend.
-        self.inner_optimizer._backend_update_step = self._update_and_apply_prox
-        self.inner_optimizer._update_model_variables_moving_average = self._average
+            if self._past is None:
+                self._past = _variable(self, (), "zeros", dtype, "proximal_step")
+            if not any(self._past is variable for variable in self.inner_optimizer.variables):
+                self.inner_optimizer._track_variable(self._past)
+        self._strengths = _variable(self, (len(variables),), "zeros", dtype, "strengths")
+        self._trainable_variables = variables
+        self._trainable_variables_indices.update({self._var_key(variable): index for index, variable in enumerate(variables)})
+        self.refresh_claims()
         self.built = True
+        self.strength_file.restore()
 
-    def _check_prox(self, variable: Any, penalty: Penalty) -> None:
+    def _check_that_there_is_a_penalty(self, variables: list[Any]) -> None:
+        if any(is_proximal(v.regularizer) for v in variables):
+            return
+        others = sorted({v.regularizer.__class__.__name__ for v in variables if v.regularizer is not None})
+        message = (
+            f"{self.name!r} has nothing to apply: none of its {len(variables)} trainable variables has a penalty with `proximal=True` "
+            f"(regularizers found: {', '.join(others) or 'none'}). Give a layer one, such as "
+            "`kernel_regularizer=keras_reg.regularizers.L1(1e-4, proximal=True)`, or train with the inner optimizer alone."
+        )
+        if not self._from_config:
+            raise ValueError(message)
+        # A file is loaded, whatever has become of the penalties since.
+        warnings.warn(message, stacklevel=3)
+
+    def _check_prox(self, variable: Any, penalty: Any) -> None:
         """Refuse, by name, a penalty without a prox in the metric."""
         if structure_of(penalty) is not None:
             return
@@ -172,30 +183,40 @@ class Proximal(keras.optimizers.Optimizer):
 
     def check_penalties(self, regularizer_of: Callable[[Any], Any]) -> None:
         """Raise a `ValueError` where this optimizer, built, could not apply the penalties that its variables are to get."""
-        penalised = [(v, r) for v in self._trainable_variables if is_proximal(r := regularizer_of(v))]
-        if not penalised:
-            raise ValueError(
-                f"{self.name!r} would have nothing left to apply, and the model could not be trained on after loading. Compile it with "
-                "the inner optimizer first: `model.compile(model.optimizer.inner_optimizer, …)`. Nothing was changed."
-            )
-        for variable, penalty in penalised:
-            self._check_prox(variable, penalty)
+        for variable in self._trainable_variables:
+            if is_proximal(penalty := regularizer_of(variable)):
+                self._check_prox(variable, penalty)
 
     def refresh_claims(self) -> None:
-        """Take up the penalties that the variables have got since it was built, and drop those that are gone."""
-        self._claims.update(self._trainable_variables)
+        """Take up the penalties that the variables have got since it was built; those that are gone are dropped by that."""
+        new = [v for v in self._trainable_variables if is_proximal(v.regularizer) and not self.applies_prox_to(v)]
+        strengths = {}
+        for variable in new:
+            own, index = record(variable), self._get_variable_index(variable)
+            strengths[index] = own.strength
+            own.claim(self, index)
+        self.set_strengths_at(strengths)
+        join(self._trainable_variables)
 
     def applies_prox_to(self, variable: Any) -> bool:
         """Whether this optimizer, once built, applies a prox to the variable after each update."""
-        return variable in self._claims
+        own = variable.regularizer
+        return is_record(own) and own.proximal and own.is_claimed_by(self)
+
+    @property
+    def claimed(self) -> list[Any]:
+        """The variables to which it applies a prox, in order."""
+        return [variable for variable in self._trainable_variables if self.applies_prox_to(variable)]
 
     @property
     def strengths(self) -> dict[str, float]:
         """The present strength of each penalised variable, by its path."""
-        return self._claims.values()
+        return {variable.path: variable.regularizer.strength for variable in self.claimed}
 
     def set_strength(self, strength: float, path: str | None = None) -> None:
-        """Change the strength of all penalised variables, or of the one at `path`; nothing is compiled anew.
+        """Change the strength of all penalised variables, or of the one at `path` and those that share its structure.
+
+        Nothing is compiled anew, but for what was compiled before the first change on JAX.
 
         Args:
             strength: Non-negative; where a penalty has several strengths, their sum at their ratio.
@@ -204,14 +225,37 @@ class Proximal(keras.optimizers.Optimizer):
         strength = non_negative(strength, "strength")
         if not self.built:
             raise ValueError("The optimizer has no strengths before it is built: call `build(model.trainable_variables)` first.")
-        self._claims.set(strength, path)
+        chosen = [variable for variable in self.claimed if path in (None, variable.path)]
+        if not chosen:
+            raise ValueError(f"Argument `path` must be one of {sorted(v.path for v in self.claimed)}. Received: path={path!r}")
+        move([(variable, strength) for variable in chosen])
+
+    # `keras_reg.binding` alone writes strengths.
+
+    def strength_at(self, index: int) -> float:
+        """The strength of the trainable variable with this index; NaN where it cannot be read now."""
+        if self._strengths._value is None:  # JAX's trainer has it
+            return math.nan
+        with outside_of_graphs():
+            return float(read(self._strengths)[index])
+
+    def strength_in_step(self, index: int) -> Any:
+        """The same for a step that is being computed or traced."""
+        if numbers_suffice():
+            return self._trainable_variables[index].regularizer.strength
+        return self._strengths.value[index]
+
+    def set_strengths_at(self, strengths: dict[int, float]) -> None:
+        if strengths:
+            with outside_of_graphs():
+                values = np.array(read(self._strengths))
+                values[list(strengths)] = list(strengths.values())
+                self._strengths.assign(values)
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
-        if trainable_variables is None:
-            trainable_variables = self._trainable_variables
-        trainable_variables = list(trainable_variables)
-        if not self.built:
-            late = [v.path for v in trainable_variables if getattr(v.regularizer, "gradient_flowed", False)]
+        trainable_variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
+        if not self.built and trainable_variables:
+            late = [v.path for v in trainable_variables if has_flowed(v.regularizer)]
             if late:
                 raise ValueError(
                     f"The penalties of {', '.join(late)} were in a loss before {self.name!r} was built, so that their gradients may be "
@@ -219,120 +263,67 @@ class Proximal(keras.optimizers.Optimizer):
                 )
             with keras.name_scope(self.name, caller=self):
                 self.build(trainable_variables)
-        self._in_apply = True
-        try:
+        with self._inside_the_inner_optimizer():
             self.inner_optimizer.apply(grads, trainable_variables)
-        finally:
-            self._in_apply = False
-
-    def _update_and_apply_prox(self, grads: Sequence[Any], variables: Sequence[Any], learning_rate: Any) -> None:
-        inner = self.inner_optimizer
-        if not self._in_apply:  # the inner optimizer is being used alone
-            type(inner)._backend_update_step(inner, grads, variables, learning_rate)
-            return
-        rate = learning_rate
-        if self._past is not None:
-            past, rate = step_sizes.accumulated(inner, self._past.value, ops.cast(learning_rate, self._past.dtype))
-            self._past.assign(past)
-        alone, structures, joined = [], {}, {}
-        for gradient, variable in zip(grads, variables, strict=True):
-            if not self.applies_prox_to(variable):
-                continue
-            if partners := getattr(variable.regularizer, "partners", ()):
-                structures[variable.regularizer.structure] = partners
-                continue
-            key, rank = self._var_key(variable), len(variable.shape)
-            entrywise = len(variable.regularizer.separable_axes(rank)) == rank
-            if joins(gradient) and step_sizes.worth_compiling(inner, with_prox=entrywise):
-                # The norms of groups take less time of weights that are there as an array.
-                joined[key] = functools.partial(self._apply_prox, variable, rate) if entrywise else None
-            if joined.get(key) is None:
-                alone.append(variable)
-        with self._joined_to_the_update(joined):
-            type(inner)._backend_update_step(inner, grads, variables, learning_rate)
-        for variable in alone:
-            self._apply_prox(variable, rate)
-        for partners in structures.values():
-            self._apply_to_all(partners, rate)
 
     @contextlib.contextmanager
-    def _joined_to_the_update(self, joined: dict) -> Iterator[None]:
-        """Compile the updates of these variables, by their keys, each with what is to follow it.
-
-        TensorFlow would make a pass over the weights for every operation of an update.
-        """
-        inner = self.inner_optimizer
-        bare = functools.partial(type(inner).update_step, inner)
-
-        def update_step(gradient, variable, learning_rate):
-            key = self._var_key(variable)
-
-            def update(gradient):
-                bare(gradient, variable, learning_rate)
-                if joined[key] is not None:
-                    joined[key]()
-
-            if key in joined:
-                compiled(update)(gradient)
-            else:
-                bare(gradient, variable, learning_rate)
-
-        if joined:
-            inner.update_step = update_step
+    def _inside_the_inner_optimizer(self) -> Iterator[None]:
+        """Follow its updates from the inside, at the one place that sees real updates alone and their learning rate, on every backend."""
+        inside = vars(self.inner_optimizer)
+        # Replicas run in threads that take turns.
+        self._running += 1
+        inside["_backend_update_step"] = self._update
+        inside["_update_model_variables_moving_average"] = self._average
         try:
             yield
         finally:
-            if joined:
-                del inner.update_step
+            self._running -= 1
+            if not self._running:
+                inside.pop("_backend_update_step", None)
+                inside.pop("_update_model_variables_moving_average", None)
 
-    def _apply_prox(self, variable: Any, rate: Any) -> None:
-        strength = self._claims.strength_of(variable)
-        penalty = variable.regularizer.at_strength(ops.convert_to_tensor(strength))
+    def _update(self, grads: Sequence[Any], variables: Sequence[Any], learning_rate: Any) -> None:
+        inner = self.inner_optimizer
+        type(inner)._backend_update_step(inner, grads, variables, learning_rate)
+        rate = ops.cast(learning_rate, self._strengths.dtype)
+        if self._past is not None:
+            past, rate = step_sizes.accumulated(inner, self._past.value, rate)
+            self._past.assign(past)
+        steps = (lambda variable: rate) if self.metric == "euclidean" else step_sizes.preconditioned(inner)(inner, rate)
+        structures: dict[str, list[Any]] = {}
+        for variable in variables:
+            if not self.applies_prox_to(variable):
+                continue
+            if (structure := structure_of(variable.regularizer)) is not None:
+                structures.setdefault(structure, []).append(variable)
+            else:
+                before = ops.stop_gradient(variable.value)
+                after = self._penalty_in_step(variable).prox(before, steps(variable))
+                self._assign(variable, before, after, rate)
+        for members in structures.values():
+            self._apply_to_all(members, [steps(variable) for variable in members], rate)
 
-        rate = ops.cast(rate, strength.dtype)
-        step, *slots = self._step(variable, rate)
+    def _penalty_in_step(self, variable: Any) -> Any:
+        return variable.regularizer.at(self.strength_in_step(self._get_variable_index(variable)))
 
-        def prox(x, *slots):
-            return penalty.prox(x, step(*slots))
-
-        axes = penalty.separable_axes(len(variable.shape))
-        before = ops.stop_gradient(variable.value)
-        # In a stateless scope the value is not the variable's own.
-        if in_parts(before) and variable.value is variable._value and not step_sizes.remembers(self.inner_optimizer):
-            shares = None if slots else penalty.shares_taken(before, step())
-            if shares is not None and shares.dtype == before.dtype:
-                take_off(before, shares)
-                return
-            if axes:
-                in_place(prox, axes, before, *slots)
-                return
-        after = in_blocks(prox, axes, before, *slots)
+    def _assign(self, variable: Any, before: Any, after: Any, rate: Any) -> None:
         step_sizes.remember(self.inner_optimizer, variable, before, after, rate)
         variable.assign(after)
 
-    def _step(self, variable: Any, rate: Any) -> tuple:
-        """A function that makes the step, and the arrays that it takes."""
-        if self.metric == "euclidean":
-            return (lambda: rate,)
-        return step_sizes.preconditioned(self.inner_optimizer)(self.inner_optimizer, variable, rate)
-
-    def _apply_to_all(self, partners: Sequence[Any], rate: Any) -> None:
-        """The prox of a penalty on several weights together."""
-        strength = self._claims.strength_of(partners[0])
-        rate = ops.cast(rate, strength.dtype)
-        steps = [step(*slots) for step, *slots in (self._step(variable, rate) for variable in partners)]
-        groups = Groups.of([(variable.regularizer, tuple(variable.shape)) for variable in partners])
-        before = [ops.stop_gradient(variable.value) for variable in partners]
-        after = groups.prox([ops.cast(values, strength.dtype) for values in before], steps, ops.convert_to_tensor(strength))
-        for variable, old, new in zip(partners, before, after, strict=True):
-            new = ops.cast(new, old.dtype)
-            step_sizes.remember(self.inner_optimizer, variable, old, new, rate)
-            variable.assign(new)
+    def _apply_to_all(self, members: Sequence[Any], steps: Sequence[Any], rate: Any) -> None:
+        """The prox of a penalty on several weights together, of those that are being updated."""
+        dtype = self._strengths.dtype
+        groups = Groups.of([(variable.regularizer.configured, tuple(variable.shape)) for variable in members])
+        before = [ops.stop_gradient(variable.value) for variable in members]
+        strength = self._penalty_in_step(members[0]).strength
+        after = groups.prox([ops.cast(values, dtype) for values in before], steps, strength)
+        for variable, old, new in zip(members, before, after, strict=True):
+            self._assign(variable, old, ops.cast(new, old.dtype), rate)
 
     def _average(self, variables: Sequence[Any]) -> None:
         inner = self.inner_optimizer
         type(inner)._update_model_variables_moving_average(inner, variables)
-        if not (self._in_apply and inner.use_ema):
+        if not inner.use_ema:
             return
         for variable, average in zip(variables, inner._model_variables_moving_average, strict=True):
             if self.applies_prox_to(variable):
@@ -340,7 +331,8 @@ class Proximal(keras.optimizers.Optimizer):
 
     @property
     def variables(self) -> list:
-        return self._variables[:] + self.inner_optimizer.variables
+        # Not the learning rate and iterations that Keras's constructor made: the inner optimizer has those.
+        return [*([] if self._strengths is None else [self._strengths]), *self.inner_optimizer.variables]
 
     @property
     def iterations(self) -> Any:
@@ -364,20 +356,13 @@ class Proximal(keras.optimizers.Optimizer):
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         self.inner_optimizer.finalize_variable_values(var_list)
 
+    # Keras saves the inner optimizer and the file of strengths, attributes, by themselves.
+
     def save_own_variables(self, store: Any) -> None:
-        # Keras saves the inner optimizer, an attribute, by itself.
-        for index, variable in enumerate(self._claims.in_order(self._trainable_variables)):
-            store[str(index)] = ops.convert_to_numpy(variable)
+        del store
 
     def load_own_variables(self, store: Any) -> None:
-        strengths = self._claims.in_order(self._trainable_variables)
-        if len(store) != len(strengths):
-            raise ValueError(
-                f"{self.name!r} has {len(strengths)} penalised variables, and the saved one {len(store)}: "
-                "were they built for the same model?"
-            )
-        for index, variable in enumerate(strengths):
-            variable.assign(store[str(index)])
+        self.strength_file.load_other(store)
 
     def get_config(self) -> dict:
         inner = keras.saving.serialize_keras_object(self.inner_optimizer)
@@ -386,19 +371,38 @@ class Proximal(keras.optimizers.Optimizer):
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> "Proximal":
         inner = keras.saving.deserialize_keras_object(config["inner_optimizer"], custom_objects=custom_objects)
-        return cls(**{**config, "inner_optimizer": inner})
+        made = cls(**{**config, "inner_optimizer": inner})
+        made._from_config = True
+        return made
+
+
+def _variable(optimizer: Any, shape: tuple, initializer: str, dtype: str, name: str) -> Any:
+    with outside_of_graphs(), keras.name_scope(optimizer.name, caller=optimizer):
+        return keras.Variable(initializer, shape, dtype, trainable=False, aggregation="only_first_replica", name=name)
+
+
+@contextlib.contextmanager
+def _all_or_nothing(optimizer: Any) -> Iterator[None]:
+    """Have a build that is broken off leave no variables behind, which the next one would make again."""
+    before = len(optimizer._variables)
+    try:
+        yield
+    except BaseException:
+        optimizer.built = False
+        del optimizer._variables[before:]
+        raise
 
 
 def _optimizer(inner: Any) -> Any:
     try:
         optimizer = keras.optimizers.get(inner)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         optimizer, cause = None, error
     else:
         cause = None
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise TypeError(
-            f"Argument `inner_optimizer` must be a Keras optimizer, its name or its config. Received: inner_optimizer={inner!r}"
+            f"Argument `inner_optimizer` must be a Keras optimizer, its name or its config. Received: inner_optimizer={shown(inner)}"
         ) from cause
     if isinstance(optimizer, Proximal):
         raise ValueError(f"Argument `inner_optimizer` must not be a Proximal itself. Received: inner_optimizer={inner!r}")

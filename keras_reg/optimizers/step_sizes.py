@@ -10,6 +10,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_reg.ops.dtypes import like, widen
+
 
 def momentum(inner: Any) -> float:
     """The share of its last update that the optimizer repeats, where it adds up past updates instead of averaging past gradients."""
@@ -26,80 +28,72 @@ def accumulated(inner: Any, past: Any, learning_rate: Any) -> tuple[Any, Any]:
     return total, momentum(inner) * total + learning_rate if getattr(inner, "nesterov", False) else total
 
 
-def preconditioned(inner: Any) -> Callable[[Any, Any, Any], tuple] | None:
-    """`step, *slots = result(inner, variable, rate)`, where `step(*slots)` has one for every weight and each comes of the same entry of
-    the slots; `None` where the optimizer has no diagonal metric.
+def preconditioned(inner: Any) -> Callable[[Any, Any], Callable[[Any], Any]] | None:
+    """`steps = result(inner, rate)`, and `steps(variable)` has a step for each of its weights; `None` where the optimizer has no
+    diagonal metric.
 
-    To be called after the update, before the iterations are counted on.
+    To be called after the update, before the iterations are counted on; once for all variables, which share what is the same for all.
     """
-    for kind, step in _STEPS.items():
+    for kind, steps in _STEPS.items():
         if isinstance(inner, kind):
-            return step
+            return steps
     return None
 
 
-def _power(base: float, inner: Any, like: Any) -> Any:
-    return ops.power(ops.cast(base, like.dtype), ops.cast(inner.iterations + 1, like.dtype))
+def _adam(inner: Any, rate: Any) -> Callable:
+    velocity = _reader(inner, inner._velocity_hats if getattr(inner, "amsgrad", False) else inner._velocities)
+    rate = rate * ops.sqrt(_seen(inner, rate))
+    return lambda variable: like(v := velocity(variable), rate) / (ops.sqrt(v) + inner.epsilon)
 
 
-def _adam(inner: Any, variable: Any, rate: Any) -> tuple:
-    slots = inner._velocity_hats if getattr(inner, "amsgrad", False) else inner._velocities
-    corrected = rate * ops.sqrt(1 - _power(inner.beta_2, inner, rate))
-    return lambda velocity: corrected / (ops.sqrt(velocity) + inner.epsilon), _slot(inner, slots, variable, rate)
+def _nadam(inner: Any, rate: Any) -> Callable:
+    velocity, seen = _reader(inner, inner._velocities), _seen(inner, rate)
+    return lambda variable: like(v := velocity(variable), rate) / (ops.sqrt(v / like(v, seen)) + inner.epsilon)
 
 
-def _nadam(inner: Any, variable: Any, rate: Any) -> tuple:
-    seen = 1 - _power(inner.beta_2, inner, rate)
-    return lambda velocity: rate / (ops.sqrt(velocity / seen) + inner.epsilon), _slot(inner, inner._velocities, variable, rate)
+def _adamax(inner: Any, rate: Any) -> Callable:
+    largest = _reader(inner, inner._u)
+    return lambda variable: like(u := largest(variable), rate) / (u + inner.epsilon)
 
 
-def _adamax(inner: Any, variable: Any, rate: Any) -> tuple:
-    return lambda largest: rate / (largest + inner.epsilon), _slot(inner, inner._u, variable, rate)
-
-
-def _rmsprop(inner: Any, variable: Any, rate: Any) -> tuple:
-    square = _slot(inner, inner._velocities, variable, rate)
+def _rmsprop(inner: Any, rate: Any) -> Callable:
+    square = _reader(inner, inner._velocities)
     if not inner.centered:
-        return lambda square: rate / ops.sqrt(square + inner.epsilon), square
-    mean = _slot(inner, inner._average_gradients, variable, rate)
-    return lambda square, mean: rate / ops.sqrt(square - ops.square(mean) + inner.epsilon), square, mean
+        return lambda variable: like(v := square(variable), rate) / ops.sqrt(v + inner.epsilon)
+    mean = _reader(inner, inner._average_gradients)
+    return lambda variable: like(v := square(variable), rate) / ops.sqrt(v - ops.square(mean(variable)) + inner.epsilon)
 
 
-def _adagrad(inner: Any, variable: Any, rate: Any) -> tuple:
-    return lambda total: rate / ops.sqrt(total + inner.epsilon), _slot(inner, inner._accumulators, variable, rate)
+def _adagrad(inner: Any, rate: Any) -> Callable:
+    total = _reader(inner, inner._accumulators)
+    return lambda variable: like(v := total(variable), rate) / ops.sqrt(v + inner.epsilon)
 
 
-def _ftrl(inner: Any, variable: Any, rate: Any) -> tuple:
-    return lambda total: 1 / _ftrl_curvature(inner, total, rate), _slot(inner, inner._accumulators, variable, rate)
+def _ftrl(inner: Any, rate: Any) -> Callable:
+    return lambda variable: 1 / _ftrl_curvature(inner, variable, rate)
 
 
-def _ftrl_curvature(inner: Any, total: Any, rate: Any) -> Any:
-    l2 = inner.l2_regularization_strength + inner.beta / (2 * rate)
-    return ops.power(total, -inner.learning_rate_power) / rate + 2 * l2
+def _ftrl_curvature(inner: Any, variable: Any, rate: Any) -> Any:
+    total = _reader(inner, inner._accumulators)(variable)
+    rate = like(total, rate)
+    return total**-inner.learning_rate_power / rate + (2 * inner.l2_regularization_strength + inner.beta / rate)
 
 
-def _slot(inner: Any, slots: list, variable: Any, like: Any) -> Any:
-    return ops.cast(slots[inner._get_variable_index(variable)].value, like.dtype)
+def _seen(inner: Any, rate: Any) -> Any:
+    """The weights that an average of squares which started at 0 has given so far."""
+    return 1 - inner.beta_2 ** ops.cast(inner.iterations + 1, rate.dtype)
 
 
-def worth_compiling(inner: Any, with_prox: bool) -> bool:
-    """Whether its update of a weight is a few plain operations, of which TensorFlow makes a pass each."""
-    if type(inner) not in (*_STEPS, keras.optimizers.AdamW, keras.optimizers.SGD, keras.optimizers.Adadelta, keras.optimizers.Lion):
-        return False
-    return with_prox or type(inner) is not keras.optimizers.SGD or inner.momentum != 0
+def _reader(inner: Any, slots: list) -> Callable[[Any], Any]:
+    """What the optimizer remembers of a variable, in float32 or wider."""
+    return lambda variable: widen(slots[inner._get_variable_index(variable)].value)[0]
 
 
-def remembers(inner: Any) -> bool:
-    """Whether the optimizer computes the weights anew from what it remembers, so that it has to be told what the prox does to them."""
-    return isinstance(inner, keras.optimizers.Ftrl)
-
-
-def remember(inner: Any, variable: Any, before: Any, after: Any, learning_rate: Any) -> None:
-    """Tell the optimizer, if it remembers, what the prox does to the variable."""
-    if remembers(inner):
+def remember(inner: Any, variable: Any, before: Any, after: Any, rate: Any) -> None:
+    """Tell the optimizer, if it computes the weights anew from what it remembers, what the prox does to the variable."""
+    if isinstance(inner, keras.optimizers.Ftrl):
         linear = inner._linears[inner._get_variable_index(variable)]
-        total = _slot(inner, inner._accumulators, variable, learning_rate)
-        linear.assign_sub(ops.cast(_ftrl_curvature(inner, total, learning_rate) * (after - before), linear.dtype))
+        linear.assign_sub(ops.cast(_ftrl_curvature(inner, variable, rate) * (after - before), linear.dtype))
 
 
 _STEPS = {

@@ -6,6 +6,7 @@ one moment at which an axis that the kernel lacks can be refused before any work
 
 import keras
 
+from keras_reg.binding import is_record
 from keras_reg.regularizers.penalty import Penalty
 
 
@@ -15,6 +16,11 @@ def _install() -> None:
         return
 
     def assign(variable, regularizer):
+        if isinstance(regularizer, keras.Layer):
+            # Keras takes whatever can be called, also one that a file puts there.
+            raise ValueError(f"A layer cannot be the regularizer of {variable.path!r}. Received: {regularizer!r}")
+        if is_record(regularizer) and regularizer.variable is not variable:
+            regularizer = regularizer.present  # a record is of one weight
         if isinstance(regularizer, Penalty):
             try:
                 regularizer.check_shape(tuple(variable.shape))

@@ -7,8 +7,8 @@ from keras import ops
 from keras_reg import ops as maps
 from keras_reg._registration import register
 from keras_reg._validation import greater_than, non_negative, real_number, step_size
-from keras_reg.ops.dtypes import at_least, at_most, like, tiny
-from keras_reg.regularizers.penalty import Entrywise
+from keras_reg.ops.dtypes import at_most, like, tiny
+from keras_reg.regularizers.entrywise import Entrywise
 
 
 @register
@@ -41,8 +41,8 @@ class MCP(Entrywise):
         size = at_most(size, like(size, self.gamma * self.strength))
         return size * (self.strength - size * (0.5 / self.gamma))
 
-    def slope(self, size: Any, scale: Any = 1.0) -> Any:
-        return ops.relu(self.gamma * self.strength - size) * (scale / self.gamma)
+    def slope(self, size: Any) -> Any:
+        return ops.relu(self.gamma * self.strength - size) / self.gamma
 
     def prox(self, w: Any, step: Any) -> Any:
         return maps.mcp_threshold(w, step_size(step), self.strength, self.gamma)
@@ -81,9 +81,9 @@ class SCAD(Entrywise):
         size = at_most(size, like(size, self.a * self.strength))
         return self.strength * size - ops.square(ops.relu(size - self.strength)) * (0.5 / (self.a - 1))
 
-    def slope(self, size: Any, scale: Any = 1.0) -> Any:
+    def slope(self, size: Any) -> Any:
         fading = ops.relu(self.a * self.strength - size)
-        return at_most(fading, like(size, (self.a - 1) * self.strength)) * (scale / (self.a - 1))
+        return at_most(fading, like(size, (self.a - 1) * self.strength)) / (self.a - 1)
 
     def prox(self, w: Any, step: Any) -> Any:
         return maps.scad_threshold(w, step_size(step), self.strength, self.a)
@@ -123,15 +123,10 @@ class Lq(Entrywise):
         # The slope at zero is infinite; a subnormal weight counts as zero.
         zero = size < tiny(size)
         size = ops.where(zero, ops.ones_like(size), size)
-        power = ops.sqrt(size) if self.q == 0.5 else ops.power(size, like(size, self.q))
-        return self.strength * ops.where(zero, ops.zeros_like(size), power)
+        return self.strength * ops.where(zero, ops.zeros_like(size), size**self.q)
 
-    def slope(self, size: Any, scale: Any = 1.0) -> Any:
-        steepest = scale * (self.strength * self.q)
-        return steepest * (ops.rsqrt(size) if self.q == 0.5 else ops.power(size, like(size, self.q - 1)))
-
-    def pull(self, w: Any, scale: Any) -> Any:
-        return ops.sign(w) * self.slope(at_least(ops.absolute(w), tiny(w)), scale)
+    def slope(self, size: Any) -> Any:
+        return self.strength * self.q * size ** (self.q - 1)
 
     def prox(self, w: Any, step: Any) -> Any:
         return maps.lq_threshold(w, step_size(step), self.strength, self.q)

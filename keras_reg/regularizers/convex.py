@@ -8,9 +8,8 @@ from keras import ops
 from keras_reg import ops as maps
 from keras_reg._registration import register
 from keras_reg._validation import greater_than, non_negative, step_size
-from keras_reg.ops.dtypes import widen
-from keras_reg.ops.fused import sum_of_magnitudes, sum_of_squares
-from keras_reg.regularizers.penalty import Entrywise, is_zero
+from keras_reg.ops.dtypes import magnitude, widen
+from keras_reg.regularizers.entrywise import Entrywise
 
 
 @register
@@ -47,13 +46,16 @@ class L1(Entrywise):
         return self.l1
 
     def value(self, w: Any) -> Any:
-        return ops.zeros((), w.dtype) if is_zero(self.l1) else self.l1 * sum_of_magnitudes(w)
+        return self.l1 * ops.sum(magnitude(w))
+
+    def price(self, size: Any) -> Any:
+        return self.l1 * size
 
     def prox(self, w: Any, step: Any) -> Any:
         return maps.soft_threshold(w, step_size(step) * self.l1)
 
-    def slope(self, size: Any, scale: Any = 1.0) -> Any:
-        return scale * self.l1 * ops.ones_like(size)
+    def slope(self, size: Any) -> Any:
+        return self.l1 * ops.ones_like(size)
 
     @classmethod
     def from_prior(cls, scale: float, num_examples: int, proximal: bool = False) -> "L1":
@@ -124,13 +126,16 @@ class L2(Entrywise):
         return self.l2
 
     def value(self, w: Any) -> Any:
-        return ops.zeros((), w.dtype) if is_zero(self.l2) else self.l2 * sum_of_squares(w)
+        return self.l2 * ops.sum(ops.square(w))
+
+    def price(self, size: Any) -> Any:
+        return self.l2 * ops.square(size)
 
     def prox(self, w: Any, step: Any) -> Any:
         return maps.shrink(w, step_size(step), self.l2)
 
-    def slope(self, size: Any, scale: Any = 1.0) -> Any:
-        return scale * 2 * self.l2 * size
+    def slope(self, size: Any) -> Any:
+        return 2 * self.l2 * size
 
     @classmethod
     def from_prior(cls, stddev: float, num_examples: int, proximal: bool = False) -> "L2":
@@ -204,14 +209,14 @@ class L1L2(Entrywise):
         return self.l1 + self.l2
 
     def price(self, size: Any) -> Any:
-        return self.l1 * size if is_zero(self.l2) else size * (self.l1 + self.l2 * size)
+        return size * (self.l1 + self.l2 * size)
 
     def prox(self, w: Any, step: Any) -> Any:
         step = step_size(step)
         return maps.shrink(maps.soft_threshold(w, step * self.l1), step, self.l2)
 
-    def slope(self, size: Any, scale: Any = 1.0) -> Any:
-        return scale * (self.l1 + 2 * self.l2 * size)
+    def slope(self, size: Any) -> Any:
+        return self.l1 + 2 * self.l2 * size
 
     def get_config(self) -> dict:
         return {"l1": self.l1, "l2": self.l2, **super().get_config()}

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import numbers
 from typing import Any
 
 import keras
@@ -10,24 +9,15 @@ import numpy as np
 from keras import ops
 
 from keras_reg import ops as maps
+from keras_reg._loading import regularizer_from
 from keras_reg._registration import register
-from keras_reg._validation import boolean, floating_tensor, non_negative, step_size
-from keras_reg.ops.dtypes import at_least, like, widen
-from keras_reg.ops.fused import fused, sum_of_magnitudes
-from keras_reg.ops.groups import group_axes, group_size, over_norm, shares_taken, without
+from keras_reg._validation import axes, boolean, floating_tensor, non_negative, shown, step_size
+from keras_reg.ops.dtypes import at_least, magnitude, widen
+from keras_reg.ops.groups import group_axes, group_size, scaled
+from keras_reg.regularizers.arguments import largest_magnitude, pair
 from keras_reg.regularizers.convex import L1
 from keras_reg.regularizers.hoyer import HoyerSquare, refuse_proximal
-from keras_reg.regularizers.penalty import Penalty, is_zero, largest_magnitude, pair, with_formula
-
-
-def _axis(axis: Any) -> int | tuple[int, ...]:
-    axes = axis if isinstance(axis, (tuple, list)) else (axis,)
-    if not axes or any(isinstance(a, bool) or not isinstance(a, numbers.Integral) for a in axes):
-        raise TypeError(f"Argument `axis` must be an integer or a non-empty tuple of integers. Received: axis={axis!r}")
-    axes = tuple(int(a) for a in axes)
-    if len(set(axes)) < len(axes):
-        raise ValueError(f"Argument `axis` must not name an axis twice. Received: axis={axis!r}")
-    return axes if isinstance(axis, (tuple, list)) else axes[0]
+from keras_reg.regularizers.penalty import Penalty
 
 
 class GroupPenalty(Penalty):
@@ -35,14 +25,11 @@ class GroupPenalty(Penalty):
 
     def __init__(self, axis: int | tuple[int, ...], size_weights: bool, proximal: bool):
         super().__init__(proximal)
-        self.axis = _axis(axis)
+        self.axis = axes(axis, "axis")
         self.size_weights = boolean(size_weights, "size_weights")
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         group_axes(self.axis, len(shape))
-
-    def separable_axes(self, rank: int) -> tuple[int, ...]:
-        return group_axes(self.axis, rank)[0]
 
     def group_weight(self, w: Any) -> Any:
         """The square root of the number of weights in a group, or 1."""
@@ -105,10 +92,10 @@ class Grouped(GroupPenalty):
 
     def __init__(self, penalty: Penalty, axis: int | tuple[int, ...] = -1, size_weights: bool = True, proximal: bool = False):
         if isinstance(penalty, dict):
-            penalty = keras.saving.deserialize_keras_object(penalty)
+            penalty = regularizer_from(penalty, "penalty")
         if not isinstance(penalty, Penalty) or not penalty.radial:
             raise TypeError(
-                f"Argument `penalty` must be a penalty of the magnitudes alone, such as L1 or MCP. Received: penalty={penalty!r}"
+                f"Argument `penalty` must be a penalty of the magnitudes alone, such as L1 or MCP. Received: penalty={shown(penalty)}"
             )
         super().__init__(axis, size_weights, boolean(proximal, "proximal") or penalty.proximal)
         self.penalty = penalty
@@ -133,12 +120,10 @@ class Grouped(GroupPenalty):
         return moved
 
     def value(self, w: Any) -> Any:
-        if is_zero(self.strength):
-            return ops.zeros((), w.dtype)
         weight = self.group_weight(w)
         norm = maps.group_norm(w, self.axis)
         if isinstance(self.penalty, L1):
-            return self.penalty.value(norm) * weight
+            return self.penalty.l1 * weight * ops.sum(norm)
         return self.penalty.value(norm / weight) * self._price(weight)
 
     def prox(self, w: Any, step: Any) -> Any:
@@ -148,9 +133,10 @@ class Grouped(GroupPenalty):
         weight = self.group_weight(w)
         kind = self._step_kind(step, w)
         if isinstance(self.penalty, L1):
+            threshold = self.penalty.l1 * weight
             if kind == "weight":
-                return ops.cast(maps.weighted_block_soft_threshold(w, step, self.penalty.l1 * weight, self.axis), dtype)
-            return ops.cast(without(w, self._shares_taken(w, step)), dtype)
+                return ops.cast(maps.weighted_block_soft_threshold(w, step, threshold, self.axis), dtype)
+            return ops.cast(maps.block_soft_threshold(w, step * threshold, self.axis), dtype)
         if kind == "weight":
             raise NotImplementedError(
                 f"{self!r} has no exact prox with a step for each weight: give one step, or one for each group "
@@ -158,18 +144,9 @@ class Grouped(GroupPenalty):
             )
         norm = maps.group_norm(w, self.axis, keepdims=True)
         shrunk = self.penalty.prox(norm / weight, step) * weight
-        dead = ops.equal(norm, 0)
-        return ops.cast(w * (shrunk / ops.where(dead, ops.ones_like(norm), norm)), dtype)
-
-    def shares_taken(self, w: Any, step: Any) -> Any:
-        # The prox of a subclass may be another one.
-        same = type(self).prox is Grouped.prox and isinstance(self.penalty, L1)
-        return self._shares_taken(w, step) if same and self._step_kind(step, w) != "weight" else None
-
-    def _shares_taken(self, w: Any, step: Any) -> Any:
-        w, _ = widen(w, "w")
-        threshold = like(w, step * self.penalty.l1 * self.group_weight(w))
-        return shares_taken(maps.group_norm(w, self.axis, keepdims=True), threshold)
+        # A zero group stays as it is, and so does one whose norm overflows.
+        share = ops.where((norm > 0) & ops.isfinite(norm), shrunk / norm, ops.ones_like(norm))
+        return ops.cast(scaled(w, share, share), dtype)
 
     def subdiff_distance(self, w: Any, grad: Any) -> Any:
         w, grad = pair(w, grad)
@@ -270,20 +247,8 @@ class SparseGroupLasso(GroupPenalty):
         return self.l1 + self.group
 
     def value(self, w: Any) -> Any:
-        return ops.zeros((), w.dtype) if is_zero(self.strength) else with_formula(self, self.pull, w)
-
-    def total(self, w: Any) -> Any:
-        parts = []
-        if not is_zero(self.l1):
-            parts.append(self.l1 * sum_of_magnitudes(w))
-        if not is_zero(self.group):
-            parts.append(self.group * self.group_weight(w) * ops.sum(maps.group_norm(w, self.axis)))
-        return sum(parts)
-
-    def pull(self, w: Any, scale: Any) -> Any:
-        """`scale` times the gradient, with 0 at zero weights."""
-        share = over_norm(scale * self.group * self.group_weight(w), maps.group_norm(w, self.axis, keepdims=True))
-        return fused(lambda w, step, share: step * ops.sign(w) + share * w, w, scale * self.l1, share)
+        norms = ops.sum(maps.group_norm(w, self.axis))
+        return self.l1 * ops.sum(magnitude(w)) + self.group * self.group_weight(w) * norms
 
     def prox(self, w: Any, step: Any) -> Any:
         step = step_size(step)
@@ -344,7 +309,7 @@ class GroupHoyerSquare(Grouped):
     Example:
 
     >>> from keras_reg.regularizers import GroupHoyerSquare
-    >>> float(GroupHoyerSquare(1.0, axis=-1)([[3.0, 0.0], [4.0, 5.0]]))
+    >>> round(float(GroupHoyerSquare(1.0, axis=-1)([[3.0, 0.0], [4.0, 5.0]])), 5)
     2.0
 
     Reference: [Yang, Wen and Li, 2020 (DeepHoyer)](https://arxiv.org/abs/1908.09979).

@@ -3,13 +3,13 @@
 import math
 from typing import Any
 
-from keras import backend, ops
+from keras import ops
 
 from keras_reg import ops as maps
 from keras_reg._registration import register
 from keras_reg._validation import greater_than, non_negative, one_of, step_size
 from keras_reg.ops.dtypes import at_most
-from keras_reg.regularizers.penalty import Entrywise
+from keras_reg.regularizers.entrywise import Entrywise
 
 RELAXATIONS = ("laplace", "log", "geman_mcclure", "hard")
 DEFAULT_WIDTH = 0.1
@@ -72,27 +72,20 @@ class L0(Entrywise):
                 "zeros; 'laplace', 'log' and 'hard' have one. Received: proximal=True"
             )
 
-    def value(self, w: Any) -> Any:
-        return self.total(w) if self.relaxation == "hard" else super().value(w)
-
     def price(self, size: Any) -> Any:
         if self.relaxation == "hard":
             return self.strength * ops.cast(ops.not_equal(size, 0), size.dtype)
         if self.relaxation == "laplace":
-            if backend.backend() == "torch" or backend.standardize_dtype(size.dtype) == "float64":
-                return -self.strength * ops.expm1(size * (-1 / self.width))
-            # The same without cancellation, faster under XLA. (Keras's tanh computes float64 in float32 on JAX.)
-            half = ops.tanh(size * (0.5 / self.width))
-            return 2 * self.strength * (half / (1 + half))
+            return -self.strength * ops.expm1(size * (-1 / self.width))
         if self.relaxation == "log":
             return self.strength * ops.log1p(size * (1 / self.width))
         square = ops.square(at_most(size * (1 / self.width), _SATURATED))
         return self.strength * (square / (1 + square))
 
-    def slope(self, size: Any, scale: Any = 1.0) -> Any:
+    def slope(self, size: Any) -> Any:
         if self.relaxation == "hard":
             return ops.where(ops.equal(size, 0), math.inf, ops.zeros_like(size))
-        steepest = scale * (self.strength / self.width)
+        steepest = self.strength / self.width
         scaled = size * (1 / self.width)
         if self.relaxation == "laplace":
             return steepest * ops.exp(-scaled)

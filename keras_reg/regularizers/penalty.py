@@ -1,20 +1,15 @@
 """The contract that every penalty keeps."""
 
 import copy
-import math
-import warnings
-from collections.abc import Callable
 from typing import Any
 
 import keras
-from keras import KerasTensor, backend, ops
+from keras import KerasTensor, ops
 
+from keras_reg import binding
 from keras_reg._registration import register
 from keras_reg._validation import boolean, floating_tensor, non_negative
-from keras_reg.ops.dtypes import at_least, like, magnitude, widen
-from keras_reg.ops.fused import fused, fused_sum
-from keras_reg.ops.gradients import with_gradient
-from keras_reg.regularizers.acting import Claim, awaits_its_optimizer, claim_in_force
+from keras_reg.ops.dtypes import widen
 
 
 @register
@@ -55,60 +50,20 @@ class Penalty(keras.regularizers.Regularizer):
     convex: bool = False
     radial: bool = False
     strength_names: tuple[str, ...] = ("strength",)
-    claim: Claim | None = None
-    gradient_flowed = False
-    _warned = False
 
     def __init__(self, proximal: bool = False):
         self.proximal = boolean(proximal, "proximal")
 
-    def __call__(self, w: Any) -> Any:
-        """The penalty of `w`.
-
-        Args:
-            w: Weights: a float tensor, variable, array or nested list of any shape.
-
-        Returns:
-            A scalar in the dtype of `w`, summed in float32 or wider.
-        """
-        given = w
-        w = floating_tensor(w, "w")
-        self.check_shape(w.shape)
-        if self.proximal:
-            claim = claim_in_force(self, given)
-            if claim is not None:
-                w = w if isinstance(w, KerasTensor) else ops.stop_gradient(w)
-                # JAX keeps the optimizer's variables out of the loss: there it shows the strength that the penalty was given.
-                penalty = self if backend.backend() == "jax" else self.at_strength(ops.convert_to_tensor(claim.strength))
-                return self.claimed_value(w, penalty)
-            self.gradient_flowed = True
-            if not awaits_its_optimizer():
-                self._warn()
-        return self._total(w)
-
-    def claimed_value(self, w: Any, shown: "Penalty") -> Any:
-        """What joins the loss where the prox acts: the value of `shown`, this penalty at the strength of its optimizer."""
-        return shown._total(w)
-
-    def _total(self, w: Any) -> Any:
-        if isinstance(w, KerasTensor):
-            return self.value(w)
-        wide, dtype = widen(w)
-        return ops.cast(self.value(wide), dtype)
-
-    def _warn(self) -> None:
-        if not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{self!r} is proximal, but no optimizer applies its prox: its gradient joins the loss instead, which gives no exact "
-                "zeros. Compile the model with `keras_reg.optimizers.Proximal(optimizer)` (in a loop of your own, call its `build` "
-                "before the first loss), or set `proximal=False`.",
-                stacklevel=3,
-            )
+    # What a subclass writes.
 
     def value(self, w: Any) -> Any:
         """The penalty of a tensor of float32 or wider, differentiable in it."""
         raise NotImplementedError(f"{type(self).__name__} does not define `value(w)`.")
+
+    def get_config(self) -> dict:
+        return {"proximal": self.proximal}
+
+    # What it may write.
 
     def prox(self, w: Any, step: Any) -> Any:
         """The minimiser of `(x - w)**2 / (2 * step) + penalty(x)` over `x`.
@@ -152,6 +107,36 @@ class Penalty(keras.regularizers.Regularizer):
         """
         raise NotImplementedError(f"{self!r} has no largest useful strength: zero is stationary for none, or for every one.")
 
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise a `ValueError` where weights of this shape cannot be penalised. Called when a layer is built."""
+        del shape  # any will do
+
+    # What every penalty has.
+
+    def __call__(self, w: Any) -> Any:
+        """The penalty of `w`.
+
+        Args:
+            w: Weights: a float tensor, variable, array or nested list of any shape.
+
+        Returns:
+            A scalar in the dtype of `w`, summed in float32 or wider.
+        """
+        return binding.called(self, w)
+
+    def checked(self, w: Any) -> Any:
+        """Weights as a tensor that the penalty can be asked of."""
+        w = floating_tensor(w, "w")
+        self.check_shape(w.shape)
+        return w
+
+    def value_of(self, w: Any) -> Any:
+        """The value of a tensor of any float dtype, in that dtype."""
+        if isinstance(w, KerasTensor):
+            return self.value(w)
+        wide, dtype = widen(w)
+        return ops.cast(self.value(wide), dtype)
+
     def with_strength(self, strength: float) -> "Penalty":
         """A copy with another strength; several strengths keep their ratio."""
         strength = non_negative(strength, "strength")
@@ -161,6 +146,8 @@ class Penalty(keras.regularizers.Regularizer):
             return type(self).from_config(config)
         total = sum(config[name] for name in self.strength_names)
         if total == 0:
+            if strength == 0:
+                return type(self).from_config(config)
             raise ValueError(
                 f"The strengths of {self!r} are all 0, so they have no ratio to keep: build the penalty with the strengths wanted."
             )
@@ -169,11 +156,13 @@ class Penalty(keras.regularizers.Regularizer):
         return type(self).from_config(config)
 
     def set_strength(self, strength: float) -> None:
-        """Change the strength of this very penalty, in every layer that uses it; several strengths keep their ratio.
+        """Change the strength of this very penalty, on every weight that it is on; several strengths keep their ratio.
 
-        A training step compiled before keeps the old one: `keras_reg.callbacks.StrengthScheduler` sees to that.
+        What has been trained so far is trained on with the new strength: steps that were compiled with the old one are compiled anew. To
+        move strengths often, or on some of the weights, use `keras_reg.callbacks.StrengthScheduler` or `Proximal.set_strength`.
         """
         self.__dict__.update(self.with_strength(strength).__dict__)
+        binding.reconfigured(self)
 
     def at_strength(self, strength: Any) -> "Penalty":
         """A copy whose strength is a scalar tensor, which can change between the steps of a compiled function.
@@ -186,102 +175,9 @@ class Penalty(keras.regularizers.Regularizer):
             setattr(moved, name, strength if single else strength * (getattr(self, name) / self.strength if self.strength else 0.0))
         return moved
 
-    def separable_axes(self, rank: int) -> tuple[int, ...]:
-        """The axes of weights of this rank along which the prox takes every slice by itself."""
-        del rank  # none is known
-        return ()
-
-    def shares_taken(self, w: Any, step: Any) -> Any:
-        """Shares that broadcast to `w`, so that the prox is `w - w * shares`; `None` where it is not of this kind."""
-        del w, step
-
-    def check_shape(self, shape: tuple[int, ...]) -> None:
-        """Raise a `ValueError` where weights of this shape cannot be penalised. Called when a layer is built."""
-        del shape  # any will do
-
-    def get_config(self) -> dict:
-        return {"proximal": self.proximal}
-
-    def __getstate__(self) -> dict:
-        # A copy is another penalty: no optimizer has claimed it.
-        return {name: value for name, value in self.__dict__.items() if name not in _OWN_TO_ONE}
-
     def __repr__(self) -> str:
         # An inner penalty reads better than its config.
         arguments = {name: getattr(self, name, value) for name, value in self.get_config().items()}
         if arguments.get("proximal") is False:
             del arguments["proximal"]
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
-
-
-_OWN_TO_ONE = ("claim", "gradient_flowed", "_warned", "partners")
-
-
-def with_formula(penalty: Penalty, gradient: Callable, w: Any) -> Any:
-    """`penalty.total(w)` with `gradient(w, upstream)` for its gradient, unless the strength is a tensor, which gets a gradient as well."""
-    return with_gradient(penalty.total, gradient, w) if isinstance(penalty.strength, float) else penalty.total(w)
-
-
-def is_zero(strength: Any) -> bool:
-    """Whether a strength is the number 0; a tensor may become something else."""
-    return isinstance(strength, float) and strength == 0
-
-
-def largest_magnitude(grad: Any) -> float:
-    """`max |grad|` as a Python float."""
-    largest = float(ops.max(ops.absolute(floating_tensor(grad, "grad_at_zero"))))
-    if not math.isfinite(largest):
-        raise ValueError(f"Argument `grad_at_zero` must be finite. Received: a gradient whose largest magnitude is {largest}")
-    return largest
-
-
-def pair(w: Any, grad: Any) -> tuple[Any, Any]:
-    """Weights and the gradient at them, both in the float32 or wider dtype of the weights."""
-    w, _ = widen(w, "w")
-    grad = ops.convert_to_tensor(grad)
-    if tuple(grad.shape) != tuple(w.shape):
-        raise ValueError(f"Argument `grad` must have the shape of `w`, {tuple(w.shape)}. Received: grad.shape={tuple(grad.shape)}")
-    return w, like(w, grad)
-
-
-class Entrywise(Penalty):
-    """A sum over the weights of a price of their magnitude: what all such penalties share, given the price and its slope."""
-
-    radial = True
-
-    def price(self, size: Any) -> Any:
-        """What each weight pays, at magnitudes `size`."""
-        raise NotImplementedError
-
-    def slope(self, size: Any, scale: Any = 1.0) -> Any:
-        """`scale` times the derivative of the price at magnitudes `size`, from the right at 0; infinite where every pull is resisted."""
-        raise NotImplementedError
-
-    def separable_axes(self, rank: int) -> tuple[int, ...]:
-        return tuple(range(rank))
-
-    def value(self, w: Any) -> Any:
-        if is_zero(self.strength):
-            return ops.zeros((), w.dtype)
-        return with_formula(self, lambda w, upstream: fused(self.pull, w, upstream), w)
-
-    def total(self, w: Any) -> Any:
-        """The sum of the prices, without regard to how it differentiates."""
-        return fused_sum(lambda w: self.price(magnitude(w)), w)
-
-    def pull(self, w: Any, scale: Any) -> Any:
-        """`scale` times the gradient, with 0 at zero."""
-        return ops.sign(w) * self.slope(ops.absolute(w), scale)
-
-    def subdiff_distance(self, w: Any, grad: Any) -> Any:
-        w, grad = pair(w, grad)
-        slope = self.slope(ops.absolute(w))
-        at_zero = at_least(ops.absolute(grad) - slope, 0.0)
-        elsewhere = ops.absolute(grad + slope * ops.sign(w))
-        return ops.where(ops.equal(w, 0), at_zero, elsewhere)
-
-    def strength_max(self, grad_at_zero: Any) -> float:
-        slope = float(self.with_strength(1.0).slope(ops.zeros(())))
-        if slope == 0 or math.isinf(slope):
-            return super().strength_max(grad_at_zero)
-        return largest_magnitude(grad_at_zero) / slope

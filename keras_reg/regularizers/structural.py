@@ -1,19 +1,21 @@
 """A group lasso whose groups reach over several weights: all that has to go for a unit of the model to leave."""
 
+import functools
+import itertools
 import math
-import numbers
+import operator
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
 from keras_reg._registration import register
-from keras_reg._validation import floating_tensor, non_negative, one_of, step_size
-from keras_reg.ops.dtypes import at_least, tiny, widen
-from keras_reg.ops.groups import norms_left, shares_taken, without
-from keras_reg.regularizers.penalty import Penalty, is_zero, largest_magnitude, pair
+from keras_reg._validation import axes, floating_tensor, items, non_negative, one_of, received, step_size, whole_number
+from keras_reg.ops.dtypes import at_least, like, tiny, widen
+from keras_reg.ops.groups import group_axes, norm_left, scaled, share_left
+from keras_reg.regularizers.arguments import largest_magnitude, pair
+from keras_reg.regularizers.penalty import Penalty
 
 COSTS = ("parameters", "macs")
 
@@ -50,7 +52,6 @@ class StructuralGroupLasso(Penalty):
     """
 
     convex = True
-    partners: tuple[Any, ...] = ()
 
     def __init__(
         self,
@@ -65,17 +66,29 @@ class StructuralGroupLasso(Penalty):
         super().__init__(proximal)
         self.strength = non_negative(strength, "strength")
         self.cost = None if cost is None else one_of(cost, COSTS, "cost")
+        if not isinstance(structure, (str, type(None))):
+            raise TypeError(f"Argument `structure` must be a name or None. {received(structure, 'structure')}")
         self.structure = structure
-        self.axis = tuple(axis) if isinstance(axis, (list, tuple)) else axis
-        self.groups = None if groups is None else [int(group) for group in groups]
-        self.weights = float(weights) if isinstance(weights, numbers.Real) else [float(weight) for weight in weights]
+        self.axis = axes(axis, "axis")
+        if isinstance(self.axis, tuple) and any(b - a != 1 for a, b in itertools.pairwise(self.axis)):
+            raise ValueError(f"Argument `axis` must hold axes that follow one another. {received(axis, 'axis')}")
+        self.groups = None if groups is None else [whole_number(group, "groups", at_least=-1) for group in items(groups, "groups")]
+        several = isinstance(weights, (list, tuple, np.ndarray))
+        self.weights = [non_negative(w, "weights") for w in items(weights, "weights")] if several else non_negative(weights, "weights")
+        if several and groups is not None and len(self.weights) != len(self.groups):
+            raise ValueError(
+                f"Argument `weights` must have one number for each of the {len(self.groups)} `groups`, or be one for all. "
+                f"Received: {len(self.weights)} weights"
+            )
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         if self.structure is None:
             raise ValueError("Its groups are not known yet: give it to a model by `keras_reg.models.attach(model, penalty)`.")
+        group_axes(self.axis, len(shape))  # an axis that is not there
         length = self._length(shape)
-        if self.groups is not None and len(self.groups) != length:
-            raise ValueError(f"It was made for {len(self.groups)} entries along axis {self.axis}, and there are {length}.")
+        for given in (self.groups, self.weights):
+            if isinstance(given, list) and len(given) != length:
+                raise ValueError(f"It was made for {len(given)} entries along axis {self.axis}, and there are {length}.")
 
     def _axes(self, rank: int) -> list[int]:
         axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
@@ -94,18 +107,14 @@ class StructuralGroupLasso(Penalty):
         """The weight of each entry's group."""
         return np.broadcast_to(np.asarray(self.weights, "float64"), (number,))
 
-    def collect(self, values: Any, number: int, largest: bool = False) -> Any:
-        """For each of so many groups the sum of its entries here, or the largest of them (of non-negative ones)."""
-        flat = ops.reshape(values, self._flat(values.shape))
-        collected = (ops.max if largest else ops.sum)(flat, axis=(0, 2))
+    def collect(self, values: Any, number: int) -> Any:
+        """For each of so many groups the sum of its entries here."""
+        collected = ops.sum(ops.reshape(values, self.flat_shape(values.shape)), axis=(0, 2))
         numbers = self.numbers(values.shape)
         if np.array_equal(numbers, np.arange(number)):
             return collected
         # Entries without a group go to one more, which is dropped.
         segments = ops.convert_to_tensor(np.where(numbers < 0, number, numbers).astype("int32"))
-        if largest:
-            # Empty segments would be -inf.
-            return ops.maximum(ops.segment_max(collected, segments, num_segments=number + 1)[:number], ops.zeros((number,), flat.dtype))
         return ops.segment_sum(collected, segments, num_segments=number + 1)[:number]
 
     def spread(self, values: Any, shape: tuple[int, ...], otherwise: float = 0.0) -> Any:
@@ -117,28 +126,18 @@ class StructuralGroupLasso(Penalty):
         axes = self._axes(len(shape))
         return ops.reshape(values, [length if axis in axes else 1 for axis, length in enumerate(shape)])
 
-    def _flat(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    def flat_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
         axes = self._axes(len(shape))
         parts = shape[: axes[0]], [shape[axis] for axis in axes], shape[axes[-1] + 1 :]
         # The batch axis of activations may have no static size.
         return tuple(-1 if None in tuple(part) else math.prod(part) for part in parts)
 
     def value(self, w: Any) -> Any:
-        if is_zero(self.strength):
-            return ops.zeros((), w.dtype)
         return self.strength * Groups.of([(self, w.shape)]).total([w])
 
-    def claimed_value(self, w: Any, shown: "StructuralGroupLasso") -> Any:
-        """Where the prox acts: the first of the weights shows the penalty of all, the others nothing."""
-        if not self.partners or isinstance(w, keras.KerasTensor):
-            return shown._total(w)
-        wide, dtype = widen(w)
-        first, *others = self.partners
-        if first.regularizer is not self:
-            return ops.zeros((), dtype)
-        tensors = [wide, *(ops.cast(ops.stop_gradient(other.value), wide.dtype) for other in others)]
-        groups = Groups.of([(variable.regularizer, variable.shape) for variable in self.partners])
-        return ops.cast(shown.strength * groups.total(tensors), dtype)
+    def joint_total(self, parts: Sequence["StructuralGroupLasso"], tensors: Sequence[Any]) -> Any:
+        """The penalty of all weights that have a part in the structure together, at the strength of this part."""
+        return self.strength * Groups.of([(part, w.shape) for part, w in zip(parts, tensors, strict=True)]).total(list(tensors))
 
     def prox(self, w: Any, step: Any) -> Any:
         step = step_size(step)
@@ -206,7 +205,7 @@ def cut(parts: list[tuple[StructuralGroupLasso, np.ndarray]]) -> list[Structural
         renumbered = np.where(own < 0, -1, np.searchsorted(left[part.structure], own))
         weights = part.weights if isinstance(part.weights, float) else np.array(part.weights)[mask].tolist()
         groups = None if np.array_equal(renumbered, np.arange(len(own))) else renumbered.tolist()
-        made.append(type(part).from_config({**part.get_config(), "groups": groups, "weights": weights}))
+        made.append(part.__class__.from_config({**part.get_config(), "groups": groups, "weights": weights}))
     return made
 
 
@@ -231,13 +230,10 @@ class Groups:
             weights[own[own >= 0]] = penalty.group_weights(len(own))[own >= 0]
         return cls([penalty for penalty, _ in parts], weights)
 
-    def sums(self, tensors: list[Any], largest: bool = False) -> Any:
-        """The sum over each group, or its largest entry."""
-        collected = [part.collect(values, len(self.weights), largest) for part, values in zip(self.parts, tensors, strict=True)]
-        total = collected[0]
-        for more in collected[1:]:
-            total = ops.maximum(total, more) if largest else total + more
-        return total
+    def sums(self, tensors: list[Any]) -> Any:
+        """The sum over each group."""
+        collected = [part.collect(values, len(self.weights)) for part, values in zip(self.parts, tensors, strict=True)]
+        return functools.reduce(operator.add, collected)
 
     def spread(self, values: Any, tensors: list[Any], otherwise: float = 0.0) -> list[Any]:
         """What each group has, at its entries."""
@@ -256,34 +252,26 @@ class Groups:
     def prox(self, tensors: list[Any], steps: list[Any], strength: Any) -> list[Any]:
         """The block soft threshold of all tensors together, with a step for each of them, or for each of their entries."""
         norms = self.norms(tensors)
-        threshold = ops.cast(strength, norms.dtype) * ops.cast(self.weights, norms.dtype)
-        if any(getattr(step, "shape", ()) for step in steps):
-            return self._weighted_prox(tensors, steps, threshold, norms)
-        shares = shares_taken(norms, ops.cast(steps[0], norms.dtype) * threshold)
-        return [without(w, share) for w, share in zip(tensors, self.spread(shares, tensors), strict=True)]
+        threshold = like(norms, strength) * like(norms, self.weights)
+        if all(len(getattr(step, "shape", ())) == 0 for step in steps):
+            shares = self.spread(share_left(norms, like(norms, steps[0]) * threshold), tensors, otherwise=1.0)
+            return [scaled(w, share, share) for w, share in zip(tensors, shares, strict=True)]
+        return self._weighted_prox(tensors, steps, threshold, norms)
 
     def _weighted_prox(self, tensors: list[Any], steps: list[Any], threshold: Any, norms: Any) -> list[Any]:
-        """As `keras_reg.ops.weighted_block_soft_threshold`, in units of the present norms."""
-        scale = ops.where(ops.equal(norms, 0), ops.ones_like(norms), norms)
-        shares = self.spread(threshold / scale, tensors)
+        """As `keras_reg.ops.weighted_block_soft_threshold`."""
         # Never 0, which would be 0/0 at a weight of 0.
-        pulls = [ops.cast(step, w.dtype) * share + tiny(w) for step, share, w in zip(steps, shares, tensors, strict=True)]
-        units = [w / one for w, one in zip(tensors, self.spread(scale, tensors, 1.0), strict=True)]
-        squares = [ops.square(unit) for unit in units]
-        pulls = [ops.broadcast_to(pull, w.shape) for pull, w in zip(pulls, tensors, strict=True)]
-        largest = self.sums(pulls, largest=True)
-        mean = self.sums([square * pull for square, pull in zip(squares, pulls, strict=True)])
+        shares = self.spread(threshold, tensors)
+        pulls = [like(w, step) * share + tiny(w) for w, step, share in zip(tensors, steps, shares, strict=True)]
 
-        def sums(root):
-            offsets = [one + pull for one, pull in zip(self.spread(root, tensors, 1.0), pulls, strict=True)]
-            terms = [square / ops.square(offset) for square, offset in zip(squares, offsets, strict=True)]
-            return self.sums(terms), self.sums([term / offset for term, offset in zip(terms, offsets, strict=True)])
+        def size_and_slope(root):
+            offsets = [one + pull for one, pull in zip(self.spread(root, tensors, otherwise=1.0), pulls, strict=True)]
+            squares = [ops.square(w / offset) for w, offset in zip(tensors, offsets, strict=True)]
+            slopes = [square / offset for square, offset in zip(squares, offsets, strict=True)]
+            return ops.sqrt(self.sums(squares)), self.sums(slopes)
 
-        root = norms_left(mean, largest, sums)
-        dead = self.sums([ops.square(unit / pull) for unit, pull in zip(units, pulls, strict=True)]) <= 1
+        at_zero = ops.sqrt(self.sums([ops.square(w / pull) for w, pull in zip(tensors, pulls, strict=True)]))
+        root = norm_left(norms, at_zero, size_and_slope)
         # Entries without a group have no pull, and stay.
-        root = ops.where(dead, ops.zeros_like(root), root)
-        return [
-            ops.where(one > 0, w * (one / (one + pull)), ops.zeros_like(w))
-            for w, one, pull in zip(tensors, self.spread(root, tensors, 1.0), pulls, strict=True)
-        ]
+        alive = self.spread(root, tensors, otherwise=1.0)
+        return [scaled(w, one / (one + pull), one) for w, one, pull in zip(tensors, alive, pulls, strict=True)]

@@ -24,8 +24,8 @@ def check_penalty(penalty: Penalty, shape: tuple[int, ...], seed: int = 0) -> No
     - support: a boolean tensor like the weights, which are exactly 0 outside it;
     - strength_max: zero is stationary 1 % above it, and is not 1 % below;
     - prox: never beaten by zero, by the weights themselves, by a grid along each coordinate and each slice, or by random
-      neighbours, at small and large steps, scalar and per weight; stationary; NaN stays NaN; dtype and shape kept; the same
-      compiled as not; slice by slice the same along `separable_axes`; firmly non-expansive where convex.
+      neighbours, at small and large steps, scalar and per weight; stationary; NaN stays NaN and an infinite weight does not become
+      finite; a step of 0 changes nothing; dtype and shape kept; the same compiled as not; firmly non-expansive where convex.
 
     Args:
         penalty: An instance.

@@ -62,10 +62,10 @@ class Case:
             yield w
 
     def extremes(self) -> Iterator[np.ndarray]:
-        """Subnormal, tiny, huge and mixed weights."""
-        for size in (1e-42, 1e-37, 1e-25, 1e18, 1e25):
+        """Subnormal, tiny, large and mixed weights; the squares of larger ones overflow."""
+        for size in (1e-42, 1e-37, 1e-25, 1e-15, 1e15):
             yield np.where(self.rng.random(self.shape) < 0.5, -size, size).astype("float32")
-        yield (self.normal() * 10.0 ** self.rng.uniform(-40, 20, self.shape)).astype("float32")
+        yield (self.normal() * 10.0 ** self.rng.uniform(-40, 15, self.shape)).astype("float32")
 
 
 def defined(method: Any, *arguments: Any) -> Any:

@@ -86,7 +86,7 @@ def convex_value(case: Case) -> Iterator[str]:
 
 
 def finite_gradient(case: Case) -> Iterator[str]:
-    """The gradient is no NaN, and finite where the value is, at zeros and at subnormal and huge weights."""
+    """The gradient is no NaN, and finite where the value is, at zeros and at subnormal and large weights."""
     for w in (*case.with_zeros(), *case.extremes()):
         value, gradient = case.value_and_gradient(w)
         if np.any(np.isnan(gradient)) or (math.isfinite(value) and not np.all(np.isfinite(gradient))):

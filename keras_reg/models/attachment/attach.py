@@ -1,58 +1,30 @@
 """Penalties put on, and taken off, a model that exists already."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 
 from keras_reg._validation import boolean
-from keras_reg.models.attachment.assignment import Assignment, is_claimed, own_copy
+from keras_reg.models.attachment.assignment import Assignment, own_copy
+from keras_reg.models.attachment.changes import Change, Changes
 from keras_reg.models.attachment.mistakes import describe, does_nothing
 from keras_reg.models.attachment.rebuilt import same_regularizer
 from keras_reg.models.attachment.structural_parts import structural_parts
 from keras_reg.models.compaction.compact import structural_groups
-from keras_reg.models.table import html_table, text_table
 from keras_reg.regularizers import Penalty, StructuralGroupLasso
 from keras_reg.weights import Weight, by_mapping, select
 
 
-@dataclass(frozen=True)
-class Change:
-    """What became of one weight."""
-
-    weight: str
-    shape: tuple[int, ...]
-    penalty: Any
-    kept: str | None
-    note: str
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What `attach` or `detach` did, weight by weight: `print` it, or read `rows`."""
-
-    rows: tuple[Change, ...]
-
-    def _columns(self) -> dict[str, list[str]]:
-        return {
-            "weight": [row.weight for row in self.rows],
-            "shape": ["×".join(map(str, row.shape)) for row in self.rows],
-            "penalty": ["–" if row.penalty is None else describe(row.penalty) for row in self.rows],
-            "kept in": [row.kept or "–" for row in self.rows],
-            **({"note": [row.note for row in self.rows]} if any(row.note for row in self.rows) else {}),
-        }
-
-    def __str__(self) -> str:
-        return text_table(self._columns(), left=("shape", "penalty", "kept in", "note"))
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return html_table(self._columns())
-
-
-def attach(model: Any, penalty: Any, include: Any = None, exclude: Any = None, weights: Any = "kernel", lasting: bool = True) -> Changes:
+def attach(
+    model: Any,
+    penalty: Any,
+    include: Any = None,
+    exclude: Any = None,
+    weights: Any = "kernel",
+    lasting: bool = True,
+    replace: bool = False,
+) -> Changes:
     """Put penalties on the weights of a built, pretrained, compiled or loaded model.
 
     They act from the next step on, without compiling anew, and are there again after saving and loading, in `clone_model` and in
@@ -74,10 +46,11 @@ def attach(model: Any, penalty: Any, include: Any = None, exclude: Any = None, w
         weights: Which weights of a layer, by name: patterns such as `"bias"` or `"recurrent_kernel"`, or a list of those. Defaults to
             `"kernel"`: kernels and embeddings of every kind; no biases and no normalization.
         lasting: Whether a penalty that would not outlast saving is an error. `False` puts it on the weight alone.
+        replace: Whether a weight that has another penalty gets this one in its place, from the next step on. By default that is an error.
 
     Returns:
         A table of what got which penalty, and where it is kept. Frozen weights are left out, and listed: their penalty would do nothing.
-        Call `attach` again once they are trainable; a weight that already has just this penalty keeps it.
+        Call `attach` again once they are trainable; a weight that already has just this penalty, at the strength that acts now, keeps it.
 
     Raises:
         ValueError: where a layer would lose its penalty on saving, naming it; where a weight already has another penalty, or cannot
@@ -100,6 +73,7 @@ def attach(model: Any, penalty: Any, include: Any = None, exclude: Any = None, w
     2
     """
     boolean(lasting, "lasting")
+    boolean(replace, "replace")
     if isinstance(penalty, StructuralGroupLasso) and penalty.structure is None:
         # Its groups take in biases and normalization: all that makes a unit.
         weights = "*" if weights == "kernel" else weights
@@ -118,14 +92,16 @@ def attach(model: Any, penalty: Any, include: Any = None, exclude: Any = None, w
         regularizer, variable = given[id(value)], weight.variable
         if not variable.trainable and id(variable) not in named:
             rows.append((weight, variable.regularizer, "frozen, left out"))
-        elif variable.regularizer is not None and _is_that(variable.regularizer, regularizer):
+        elif variable.regularizer is not None and same_regularizer(variable.regularizer, regularizer):
             # Whether it would last is not said by that.
             wanted.append((variable, variable.regularizer))
             rows.append((weight, variable.regularizer, "had it already"))
         else:
-            _check(weight, regularizer)
+            _check(weight, regularizer, replace)
             wanted.append((variable, own_copy(regularizer)))
-            rows.append((weight, regularizer, "" if variable.trainable else "frozen: does nothing until it is trainable"))
+            notes = [] if variable.regularizer is None else [f"replaced {describe(variable.regularizer)}"]
+            notes += [] if variable.trainable else ["frozen: does nothing until it is trainable"]
+            rows.append((weight, regularizer, "; ".join(notes)))
     if not any(note != "frozen, left out" for _, _, note in rows):
         raise ValueError(
             f"All selected weights are frozen, where a penalty does nothing: {', '.join(w.name for w, _, _ in rows)}. Make them trainable "
@@ -151,11 +127,11 @@ def detach(model: Any, include: Any = None, exclude: Any = None, weights: Any = 
             with a penalty. `False` takes it off the weight alone.
 
     Returns:
-        A table of the weights that had a penalty, and which.
+        A table of the weights that had a penalty, and which. Where that was the last one of a `Proximal` optimizer, it says so: the
+        optimizer stays, and trains as the one inside it would.
 
     Raises:
-        ValueError: where nothing selected has a penalty, where a penalty would come back, or where a `Proximal` optimizer would be left
-            with nothing to apply.
+        ValueError: where nothing selected has a penalty, or where a penalty would come back.
 
     Example:
 
@@ -180,11 +156,17 @@ def detach(model: Any, include: Any = None, exclude: Any = None, weights: Any = 
 
 
 def _changes(rows: list[tuple[Weight, Any, str]], assignment: Assignment) -> Changes:
-    return Changes(
-        tuple(
-            Change(weight.name, tuple(weight.variable.shape), regularizer, assignment.kept.get(id(weight.variable)), note)
-            for weight, regularizer, note in rows
-        )
+    changes = tuple(
+        Change(weight.name, tuple(weight.variable.shape), regularizer, assignment.kept.get(id(weight.variable)), note)
+        for weight, regularizer, note in rows
+    )
+    return Changes(changes, " ".join(_nothing_left(optimizer) for optimizer in assignment.idle_optimizers()))
+
+
+def _nothing_left(optimizer: Any) -> str:
+    return (
+        f"{optimizer.name!r} has no penalty left to apply: until one with `proximal=True` is attached, or the model is compiled anew, it "
+        f"trains as {type(optimizer.inner_optimizer).__name__} does."
     )
 
 
@@ -206,16 +188,16 @@ def _regularizer(value: Any) -> Any:
     if again is None or not same_regularizer(again, regularizer):
         raise ValueError(f"{regularizer!r} is not rebuilt as it is from its `get_config`, so that it could not be saved with a model.")
     if does_nothing(regularizer) and not isinstance(regularizer, Penalty):
-        raise ValueError(f"{type(regularizer).__name__} with {regularizer.get_config()} does nothing. Received: penalty={value!r}")
+        raise ValueError(f"{regularizer.__class__.__name__} with {regularizer.get_config()} does nothing. Received: penalty={value!r}")
     return regularizer
 
 
-def _check(weight: Weight, regularizer: Any) -> None:
+def _check(weight: Weight, regularizer: Any, replace: bool) -> None:
     variable = weight.variable
-    if variable.regularizer is not None:
+    if variable.regularizer is not None and not replace:
         raise ValueError(
-            f"{weight.name!r} already has {describe(variable.regularizer)}, and a weight has one penalty: take it off with `detach` first, "
-            "or leave the weight out with `exclude=`. Nothing was changed."
+            f"{weight.name!r} already has {describe(variable.regularizer)}, and a weight has one penalty: set `replace=True`, take the "
+            "present one off with `detach`, or leave the weight out with `exclude=`. Nothing was changed."
         )
     if "float" not in keras.backend.standardize_dtype(variable.dtype):
         raise ValueError(f"{weight.name!r} is of dtype {variable.dtype}: quantized weights cannot be penalised. Nothing was changed.")
@@ -226,10 +208,3 @@ def _check(weight: Weight, regularizer: Any) -> None:
             raise ValueError(
                 f"{regularizer!r} cannot act on {weight.name!r} of shape {tuple(variable.shape)}. {error} Nothing was changed."
             ) from None
-
-
-def _is_that(present: Any, wanted: Any) -> bool:
-    if not is_claimed(present) or not isinstance(wanted, Penalty):
-        return same_regularizer(present, wanted)
-    # The optimizer moves its strength.
-    return same_regularizer(wanted, present) or (wanted.strength and same_regularizer(wanted, present.with_strength(wanted.strength)))

@@ -9,9 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_reg.binding import is_record, proximal_optimizers, regularizer_attributes
 from keras_reg.models.attachment.carrier import carried
-from keras_reg.models.attachment.rebuilt import rebuilt_weights, regularizer_attributes, same_regularizer, units
-from keras_reg.regularizers.acting import proximal_optimizers
+from keras_reg.models.attachment.rebuilt import rebuilt_weights, same_regularizer, units
 from keras_reg.regularizers.penalty import Penalty
 from keras_reg.regularizers.structural import StructuralGroupLasso
 from keras_reg.weights import layers_of, own_variables
@@ -151,10 +151,8 @@ def _compare_with_rebuilt(unit: Any, note: Callable[[str, Any], None]) -> None:
 def _alike(present: Any, rebuilt: Any) -> bool:
     if same_regularizer(present, rebuilt):
         return True
-    if not isinstance(present, Penalty) or present.claim is None or type(present) is not type(rebuilt):
-        return False
-    # An optimizer moves the strength, and keeps it.
-    return all(rebuilt.get_config()[k] == v for k, v in present.get_config().items() if k not in present.strength_names)
+    # Its optimizer keeps a strength that it has moved.
+    return is_record(present) and present.claims and same_regularizer(present.configured, rebuilt)
 
 
 def _looks_consistent(unit: Any) -> bool:
@@ -186,7 +184,7 @@ def _innermost(optimizer: Any) -> Any:
 
 
 def _l2(regularizer: Any) -> bool:
-    return type(regularizer).__name__ in ("L2", "L1L2") and regularizer.get_config().get("l2", 0) > 0
+    return regularizer.__class__.__name__ in ("L2", "L1L2") and regularizer.get_config().get("l2", 0) > 0
 
 
 def describe(regularizer: Any) -> str:
@@ -194,14 +192,14 @@ def describe(regularizer: Any) -> str:
     if isinstance(regularizer, Penalty) or not hasattr(regularizer, "get_config"):
         return repr(regularizer)
     arguments = (f"{k}={v:g}" if isinstance(v, float) else f"{k}={v!r}" for k, v in regularizer.get_config().items())
-    return f"{type(regularizer).__name__}({', '.join(arguments)})"
+    return f"{regularizer.__class__.__name__}({', '.join(arguments)})"
 
 
 def does_nothing(regularizer: Any) -> bool:
     """Whether all its strengths are 0."""
     if isinstance(regularizer, Penalty):
         return getattr(regularizer, "strength", None) == 0
-    if not type(regularizer).__module__.startswith("keras."):
+    if not regularizer.__class__.__module__.startswith("keras."):
         return False
     # One matrix of dependent rows and columns: also what asks for orthogonality has a value there.
     return float(keras.ops.convert_to_numpy(regularizer(keras.ops.convert_to_tensor(np.ones((2, 2), "float32"))))) == 0

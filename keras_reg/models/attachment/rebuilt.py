@@ -1,54 +1,17 @@
-"""What becomes of the penalties of a layer when it is rebuilt from its config, as saving, loading and cloning do.
-
-Found out by doing it: a copy is rebuilt with a mark in every regularizer attribute, and the weights on which marks arrive tell which
-attribute feeds which of them. No list of layer classes could say that of a wrapper, a block or a model of the user's own.
-"""
+"""What becomes of the penalties of a layer when it is rebuilt from its config, as saving, loading and cloning do: found out by doing it."""
 
 import contextlib
 import random
-import re
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_reg._registration import register
-from keras_reg.models.attachment.carrier import WithPenalties, original_class, original_config
+from keras_reg.models.attachment.carrier import WithPenalties, original_class
+from keras_reg.models.attachment.live import with_live_code
 from keras_reg.weights import layers_of, weight_name
-
-REGULARIZER_ATTRIBUTE = re.compile(r"_?(?!activity)\w*regularizer")
-
-
-@register
-class Mark(keras.regularizers.Regularizer):
-    """A regularizer that does nothing and is recognised."""
-
-    def __init__(self, number: int):
-        self.number = number
-
-    def __call__(self, w: Any) -> Any:
-        return keras.ops.zeros(())
-
-    def get_config(self) -> dict:
-        return {"number": self.number}
-
-
-@dataclass(frozen=True)
-class Slot:
-    """An attribute of a live layer whose regularizer reaches, in a rebuilt copy, the weights at `indices`."""
-
-    layer: Any
-    attribute: str
-    indices: tuple[int, ...]
-
-    def get(self) -> Any:
-        return getattr(self.layer, self.attribute)
-
-    def set(self, regularizer: Any) -> None:
-        setattr(self.layer, self.attribute, regularizer)
 
 
 def units(model: Any) -> list[Any]:
@@ -86,35 +49,34 @@ def _is_of_keras(thing: Any) -> bool:
     return thing.__module__.split(".")[0] == "keras"
 
 
-def regularizer_attributes(layer: Any) -> Iterator[str]:
-    """Names of the attributes of this very layer that hold the regularizer of a weight, or would."""
-    for name, value in vars(layer).items():
-        if REGULARIZER_ATTRIBUTE.fullmatch(name) and (value is None or isinstance(value, keras.regularizers.Regularizer)):
-            yield name
-
-
-def rebuilt_weights(layer: Any, bare: bool = False) -> list[Any]:
+def rebuilt_weights(layer: Any, built_as: Any = None) -> list[Any]:
     """The weights of a copy that is rebuilt from the config, in the order of the layer's own.
 
     Args:
         layer: A built layer.
-        bare: Whether to leave out what is carried around its config.
+        built_as: Another one of its kind that knows how it was built, where this one may not.
 
     Raises:
         ValueError: if there is no such copy, or if its weights are not those of the layer.
     """
     with refusals():
-        config = original_config(layer) if bare else keras.saving.serialize_keras_object(layer)
+        config = keras.saving.serialize_keras_object(layer)
+        if built_as is not None:
+            config["build_config"] = keras.saving.serialize_keras_object(built_as.get_build_config())
     # Compiling is not what is asked about.
     config.pop("compile_config", None)
-    return rebuild_from(config, layer)[1]
+    return rebuild_from(config, built_as or layer, own_classes(layer))[1]
 
 
-def rebuild_from(config: dict, layer: Any) -> tuple[Any, list[Any]]:
-    """What a config makes that is that of the layer but for regularizers: and its weights, in the order of the layer's."""
+def rebuild_from(config: dict, layer: Any, classes: Mapping[str, type] | None = None) -> tuple[Any, list[Any]]:
+    """What a config makes that is that of the layer but for regularizers: and its weights, in the order of the layer's.
+
+    Under safe mode, unless the user has switched it off: nobody has looked at all that a config may hold, which may come from a file.
+    """
     with refusals(), _random_state_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Keras warns of there, it has warned of when the layer itself was built
-        copy = keras.saving.deserialize_keras_object(config, custom_objects=own_classes(layer), safe_mode=False)
+        config, live = with_live_code(config, layer)
+        copy = keras.saving.deserialize_keras_object(config, custom_objects={**own_classes(layer), **live, **(classes or {})})
         if len(copy.weights) < len(layer.weights):
             _call_symbolically(copy, layer, config.get("build_config") or {})
     counterpart = {id(own): other for own, other in _paired(layer, copy)}
@@ -123,14 +85,41 @@ def rebuild_from(config: dict, layer: Any) -> tuple[Any, list[Any]]:
     return copy, [counterpart[id(own)] for own in layer.weights]
 
 
+def layer_pairs(layer: Any, copy: Any) -> Iterator[tuple[Any, Any]]:
+    """The layer and all in it, each once, with its counterpart, as far as they have one."""
+    seen: set[int] = set()
+
+    def visit(one: Any, other: Any) -> Iterator[tuple[Any, Any]]:
+        if id(one) in seen:
+            return
+        seen.add(id(one))
+        yield one, other
+        inside = [each._flatten_layers(include_self=False, recursive=False) for each in (one, other)]
+        by_name = _by_name(*inside)
+        if by_name is not None and isinstance(one, keras.Model):
+            pairs = by_name
+        else:
+            pairs = list(zip(*inside, strict=True)) if len(inside[0]) == len(inside[1]) else []
+        for pair in pairs:
+            yield from visit(*pair)
+
+    yield from visit(layer, copy)
+
+
+def _by_name(layers: list[Any], others: list[Any]) -> list[tuple[Any, Any]] | None:
+    """Keras may give the layers of a functional model another order; their names stay."""
+    names, other_names = ({each.name: each for each in some} for some in (layers, others))
+    if names.keys() != other_names.keys() or not len(names) == len(layers) == len(others):
+        return None
+    return [(each, other_names[name]) for name, each in names.items()]
+
+
 def _paired(layer: Any, copy: Any) -> Iterator[tuple[Any, Any]]:
-    """Each weight with its counterpart. Keras may give the layers of a functional model another order; their names stay."""
-    if isinstance(layer, keras.Model) and isinstance(copy, keras.Model):
-        inner, others = ({each.name: each for each in model.layers} for model in (layer, copy))
-        if inner.keys() == others.keys() and len(inner) == len(layer.layers):
-            for name, each in inner.items():
-                yield from _paired(each, others[name])
-            layer, copy = (_Rest(model) for model in (layer, copy))
+    """Each weight with its counterpart."""
+    if isinstance(layer, keras.Model) and isinstance(copy, keras.Model) and (pairs := _by_name(layer.layers, copy.layers)):
+        for one, other in pairs:
+            yield from _paired(one, other)
+        layer, copy = (_Rest(model) for model in (layer, copy))
     got, expected = ([(weight_name(v), tuple(v.shape)) for v in each.weights] for each in (copy, layer))
     if got != expected:
         raise ValueError(f"the rebuilt layer has other weights: {_listed(got)}, not {_listed(expected)}")
@@ -156,34 +145,17 @@ def refusals() -> Iterator[None]:
         raise ValueError(f"Keras cannot rebuild it ({cause[:200]})") from error
 
 
-def slots(layer: Any) -> tuple[list[Slot], list[Any]]:
-    """The attributes that reach weights, and for each weight the regularizer it is rebuilt with whatever they hold."""
-    marked = [Slot(inner, attribute, ()) for inner in layers_of(layer) for attribute in regularizer_attributes(inner)]
-    before = [slot.get() for slot in marked]
-    try:
-        for number, slot in enumerate(marked):
-            slot.set(Mark(number))
-        rebuilt = [v.regularizer for v in rebuilt_weights(layer, bare=True)]
-    finally:
-        for slot, regularizer in zip(marked, before, strict=True):
-            slot.set(regularizer)
-    reached = [r.number if isinstance(r, Mark) else None for r in rebuilt]
-    found = [Slot(slot.layer, slot.attribute, tuple(i for i, r in enumerate(reached) if r == number)) for number, slot in enumerate(marked)]
-    return [slot for slot in found if slot.indices], [None if isinstance(r, Mark) else r for r in rebuilt]
-
-
 def same_regularizer(a: Any, b: Any) -> bool:
     """Whether two regularizers are rebuilt alike."""
     if a is b:
         return True
-    return type(a) is type(b) and hasattr(a, "get_config") and a.get_config() == b.get_config()
+    return a.__class__ is b.__class__ and hasattr(a, "get_config") and a.get_config() == b.get_config()
 
 
 def own_classes(layer: Any) -> dict[str, type]:
     """Those that are not Keras's: the user names them to `load_model`, or has registered them."""
-    things = list(layers_of(layer))
-    things += [v.regularizer for v in layer.weights if v.regularizer is not None]
-    named = {original_class(thing) for thing in things}
+    named = {original_class(each) for each in layers_of(layer)}
+    named |= {v.regularizer.__class__ for v in layer.weights if v.regularizer is not None}
     named = {c for c in named if c.__module__.split(".")[0] not in ("keras", "keras_reg")}
     return {c.__name__: c for c in named} | {keras.saving.get_registered_name(c): c for c in named}
 

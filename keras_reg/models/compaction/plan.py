@@ -84,7 +84,8 @@ class CompactionPlan:
 
 def plan(compaction: Compaction) -> CompactionPlan:
     """The figures of a compaction that has been decided."""
-    rows = tuple(_row(rule, compaction) for rule in compaction.rules if rule.owned())
+    counted: set[int] = set()
+    rows = tuple(_row(rule, compaction, counted) for rule in compaction.rules if rule.owned())
     total = LayerPlan(
         "total",
         None,
@@ -94,11 +95,15 @@ def plan(compaction: Compaction) -> CompactionPlan:
     return CompactionPlan(rows, total, tuple(_blockers(compaction)), _unread(compaction))
 
 
-def _row(rule: Rule, compaction: Compaction) -> LayerPlan:
+def _row(rule: Rule, compaction: Compaction, counted: set[int]) -> LayerPlan:
+    """A weight that several layers hold counts for the first."""
     graph = compaction.tracer.graph
     slots = {id(slot.variable(rule.layer)): slot for slot in rule.slots()}
     parameters, size = [0, 0], [0, 0]
     for variable in rule.owned():
+        if id(variable) in counted:
+            continue
+        counted.add(id(variable))
         number = int(np.prod(variable.shape))
         left = slots[id(variable)].cut(np.empty(variable.shape, bool), graph).size if id(variable) in slots else number
         item = np.dtype("float16" if variable.dtype == "bfloat16" else variable.dtype).itemsize

@@ -1,132 +1,33 @@
 """What a rule for a kind of layer has to say, and the parts that the rules share."""
 
 import math
-import types
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
-from keras_reg.models.attachment.carrier import original_class
+from keras_reg.models.compaction.making import config_of, is_own, made_again
 from keras_reg.models.compaction.signals import Signal
-from keras_reg.models.compaction.units import Read, Units
-from keras_reg.regularizers.structural import without_structures
+from keras_reg.models.compaction.slots import Matrix, Slot, resolve
+from keras_reg.models.compaction.state import take_over_early
+from keras_reg.models.compaction.units import Units
 from keras_reg.weights import read
-
-
-def resolve(layer: Any, path: str) -> Any:
-    """What is at a path of attributes, and of numbers for members of lists."""
-    for part in path.split("."):
-        layer = layer[int(part)] if part.isdigit() else getattr(layer, part)
-    return layer
-
-
-@dataclass
-class Slot:
-    """A weight of a layer and the units along its axes.
-
-    Args:
-        path: The attribute of the layer, as `"kernel"` or `"cell.bias"`.
-        axes: By axis, or by several that follow one another, the units that index it, in the shape of these axes.
-        produces: Those of the axes whose units this weight produces; the others read theirs.
-        finish: What is done to the values once they are cut: an addend, a factor.
-    """
-
-    path: str
-    axes: dict[int | tuple[int, ...], np.ndarray]
-    produces: tuple = ()
-    finish: Callable[[np.ndarray], np.ndarray] | None = None
-
-    def variable(self, layer: Any) -> keras.Variable | None:
-        return resolve(layer, self.path)
-
-    def cut(self, values: np.ndarray, graph: Units) -> np.ndarray:
-        """What is left of an array of this weight's shape, such as its values or its momenta."""
-        for axis, units in self.axes.items():
-            kept = graph.kept(units)
-            if kept.ndim == 1:
-                values = np.compress(kept, values, axis)
-            else:
-                rows = kept.any(1)
-                shape = list(values.shape)
-                shape[axis[0]], shape[axis[1]] = rows.sum(), kept[rows].sum(1)[0]
-                merged = values.reshape((*values.shape[: axis[0]], kept.size, *values.shape[axis[1] + 1 :]))
-                values = np.compress(kept.ravel(), merged, axis[0]).reshape(shape)
-        return values
-
-
-@dataclass
-class Matrix:
-    """A weight that reads units and produces others: output `j` is the sum over taps and inputs `i` of `array[:, i, j]` times input `i`.
-
-    Args:
-        graph: The units of the model.
-        inputs: The units that it reads.
-        outputs: The units that it produces.
-        array: The weight, as `(taps, inputs, outputs)`.
-        reach: Where it is not zero, if that is not where `array` is not.
-    """
-
-    graph: Units
-    inputs: np.ndarray
-    outputs: np.ndarray
-    array: np.ndarray
-    reach: np.ndarray | None = None
-    constants: np.ndarray | None = field(default=None, init=False)
-    exact: np.ndarray | None = field(default=None, init=False)
-
-    def __post_init__(self):
-        self._uses = None
-        # Zero times infinity is not zero.
-        self._finite = np.isfinite(self.array).all((0, 2))
-        self.graph.reads.append(Read(self.inputs, self.outputs, self.uses, self.replaceable))
-
-    def uses(self) -> np.ndarray:
-        if self._uses is None:
-            self._uses = (self.array != 0).any(0) if self.reach is None else self.reach
-        return self._uses
-
-    def feed(self, units: np.ndarray, constants: np.ndarray, exact: bool) -> np.ndarray:
-        """Notes a call on these units and returns what their constants add to each output, NaN where it is not constant.
-
-        `exact` says whether a constant input adds the same to the output at every position.
-        """
-        if units is not self.inputs:
-            self.graph.unite(units, self.inputs)
-        takes = np.isfinite(constants) & (exact | (constants == 0)) & self._finite
-        if self.constants is None:
-            self.constants, self.exact = constants, takes
-        else:
-            self.constants = np.where(self.constants == constants, constants, np.nan)
-            self.exact = self.exact & takes & np.isfinite(self.constants)
-        total = self._total(constants, takes)
-        return np.where(self.uses()[~takes].any(0), np.nan, total)
-
-    def replaceable(self) -> np.ndarray:
-        return self.exact if self.exact is not None else np.zeros(len(self.inputs), bool)
-
-    def stuck(self) -> np.ndarray:
-        """Constants that cannot be folded: the border of a padded convolution does not see them."""
-        return np.isfinite(self.constants) & ~self.exact
-
-    def _total(self, constants: np.ndarray, which: np.ndarray) -> np.ndarray:
-        rows = which & (np.nan_to_num(constants) != 0)
-        sums = self.array[:, rows].astype("float64").sum(0)
-        return constants[rows] @ sums if rows.any() else np.zeros(self.array.shape[2])
-
-    def addend(self) -> np.ndarray:
-        """After `mark`: what the bias of each output has to take over from the inputs that went."""
-        return self._total(self.constants, self.exact & ~self.graph.kept(self.inputs))
 
 
 class Rule:
     """How a kind of layer treats units. One object for each layer of a model, called for each of the layer's calls.
 
-    A subclass writes `call`; one for layers with weights of several widths also `slots`, and `changes` to their config.
+    A subclass writes `call`; one for layers with weights of several widths also `slots`, and `changes` to their config. Tensors that it
+    is not said to look at, by `follows` and `several`, are held at their width by the tracer.
     """
+
+    # The names of further arguments whose tensors the rule follows; the first it always does.
+    follows: tuple[str, ...] = ()
+    # Whether the first argument may be several tensors.
+    several = False
+    # Whether the weights are those of layers within that have rules of their own.
+    wraps = False
 
     def __init__(self, layer: Any, tracer: Any):
         self.layer = layer
@@ -142,7 +43,7 @@ class Rule:
     def call(self, args: tuple, kwargs: dict, shapes: list[tuple]) -> list[Signal]:
         """The signals of the outputs, whose shapes are given, for arguments in which signals stand for tensors.
 
-        Of a layer's arguments the first is in `args`, the others in `kwargs`; all of an operation's are in `args`.
+        Of a layer's arguments the first is in `args`, the others are in `kwargs` by their names; all of an operation's are in `args`.
         """
         raise NotImplementedError
 
@@ -174,16 +75,15 @@ class Rule:
         """After `mark`: the smaller layer, not yet built."""
         if not isinstance(self.layer, keras.Layer):
             return self._operation()
-        # Parts of a structural penalty fit the old widths: they are cut and put back once the weights are there.
-        config = without_structures({**self.own_config(), **self._functions(), **self.changes()})
-        try:
-            return original_class(self.layer).from_config(config)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"Layer {self.name!r} cannot be made again from its own config: {error}") from error
+        changes = self.changes()
+        new = made_again(self.layer, {**self._initial_values(), **changes}, self.tracer.shared_within(self.layer), self.name)
+        if not changes:
+            take_over_early(self.layer, new)
+        return new
 
     def own_config(self) -> dict[str, Any]:
         """The config of the layer, without what may be carried around it."""
-        return original_class(self.layer).get_config(self.layer)
+        return config_of(self.layer)
 
     def _operation(self) -> Any:
         try:
@@ -193,21 +93,17 @@ class Rule:
             vars(new).update(vars(self.layer), _inbound_nodes=[], _outbound_nodes=[])
             return new
 
-    def _functions(self) -> dict[str, Any]:
-        """What the config of a layer holds by name only, or for one shape: functions of the user's own, initial values."""
+    def _initial_values(self) -> dict[str, Any]:
+        """Zeros in the place of values for the old shape, and of functions of the user's that may be: the weights are set in any case."""
         found = {}
-        shapes = {slot.path: slot for slot in self.slots()}
-        for name in self.own_config():
-            value = getattr(self.layer, name, None)
-            own = isinstance(value, types.FunctionType) and not value.__module__.startswith("keras.")
-            if own and name.endswith(("activation", "_initializer", "_regularizer", "_constraint")):
-                found[name] = value
-            slot = shapes.get(name.removesuffix("_initializer"))
-            if name.endswith("_initializer") and slot is not None and (own or isinstance(value, keras.initializers.Constant)):
-                variable = slot.variable(self.layer)
-                if variable is not None and slot.cut(np.empty(variable.shape, bool), self.graph).shape != tuple(variable.shape):
-                    # The weights are set in any case.
-                    found[name] = "zeros"
+        for slot in self.slots():
+            *within, name = slot.path.split(".")
+            value = getattr(self.layer, f"{name}_initializer", None)
+            variable = slot.variable(self.layer)
+            if within or variable is None or not (is_own(value) or isinstance(value, keras.initializers.Constant)):
+                continue
+            if slot.cut(np.empty(variable.shape, bool), self.graph).shape != tuple(variable.shape):
+                found[f"{name}_initializer"] = "zeros"
         return found
 
     def owned(self) -> list[keras.Variable]:
@@ -230,6 +126,12 @@ class Rule:
         """Inputs and outputs keep their width, and so do all weights, whatever the other calls of the layer are."""
         self.barred = self.barred or reason
         return self.fence(args, kwargs, shapes, reason)
+
+    def mind_addition(self, units: np.ndarray, wrongly: Callable[[int], bool]) -> None:
+        """No cut leads into, or out of, the numbers of units for which Keras adds along another axis; see `adding`."""
+        if wrongly(len(units)):
+            self.graph.pin(units, self.name, "adds what Keras may add along another axis")
+        self.graph.avoid(units, wrongly)
 
     def held(self) -> list[np.ndarray]:
         """The units that the config of the layer depends on: a barrier holds them."""
@@ -276,13 +178,3 @@ def signals_in(structure: Any) -> list[Signal]:
     if isinstance(structure, (list, tuple)):
         return [signal for item in structure for signal in signals_in(item)]
     return []
-
-
-def apply(function: Callable, constants: np.ndarray, dtype: str) -> np.ndarray:
-    """An entrywise function of those that are constant."""
-    known = np.isfinite(constants)
-    result = np.full(len(constants), np.nan)
-    if known.any():
-        outcome = ops.convert_to_numpy(function(ops.convert_to_tensor(constants[known].reshape(1, -1), dtype=dtype)))
-        result[known] = np.asarray(outcome, "float64").reshape(-1)
-    return np.where(np.isfinite(result), result, np.nan)

@@ -15,6 +15,9 @@ class Signal:
         constants: For each of them the value that it has at every position and for every input, NaN where there is none.
     """
 
+    # That of the tensor; the tracer sets it.
+    dtype = "float32"
+
     def __init__(self, shape: tuple, axis: int | None = None, units: np.ndarray | None = None, constants: np.ndarray | None = None):
         self.shape = tuple(shape)
         self.axis = axis

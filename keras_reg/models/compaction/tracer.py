@@ -10,6 +10,7 @@ import numpy as np
 from keras import tree
 
 from keras_reg.models.attachment.carrier import original_class
+from keras_reg.models.compaction.constants import rounded
 from keras_reg.models.compaction.rule import Rule, signals_in
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.units import Units
@@ -71,6 +72,7 @@ class Tracer:
         self._prefixes: list[str] = []
         self._names: dict[int, str] = {}
         self._new: dict[int, Any] = {}
+        self._shared: list[Any] = []
         self._spared: list[tuple[Any, str, Any]] = []
         # Whether some steps of sequences are masked anywhere.
         self.masks = False
@@ -95,15 +97,26 @@ class Tracer:
         known = type(operation).__module__.startswith("keras.")
         return _RULES.get(type(operation).__name__, Barrier) if known else Barrier
 
-    def visit(self, operation: Any, args: tuple, kwargs: dict, shapes: list[tuple]) -> list[Signal]:
+    def visit(self, operation: Any, args: tuple, kwargs: dict, shapes: list[tuple], dtypes: list[str] | None = None) -> list[Signal]:
         """One call of a layer or operation."""
         rule = self.rule(operation)
         args, kwargs = _arranged(operation, args, kwargs)
         self.masks |= any("mask" in name and bool(signals_in(value)) for name, value in kwargs.items())
         reason = _special(args, kwargs)
+        if reason is None and not rule.several and args and not isinstance(args[0], Signal) and signals_in(args[0]):
+            reason = "is called on several tensors at once"
         outputs = rule.call(args, kwargs, shapes) if reason is None else rule.barrier(args, kwargs, shapes, reason)
         if len(outputs) != len(shapes):
             raise AssertionError(f"{type(rule).__name__} gave {len(outputs)} outputs for {len(shapes)}")
+        if reason is None:
+            # No rule looks at them: a mask, say, that would be cut to a width that broadcasts.
+            for name, value in kwargs.items():
+                for signal in signals_in(value) if name not in rule.follows else ():
+                    signal.pin(self.graph, rule.name, f"takes it as {name}")
+        for signal, dtype in zip(outputs, dtypes or [getattr(operation, "compute_dtype", "float32")] * len(outputs), strict=True):
+            signal.dtype = dtype
+            if signal.axis is not None:
+                signal.constants = rounded(signal.constants, dtype)
         self.graph.never_empty.extend(signal.units for signal in outputs if signal.axis is not None)
         self.calls.append((rule, signals_in((args, kwargs)), outputs))
         return outputs
@@ -112,14 +125,36 @@ class Tracer:
         """The signals of a model's outputs."""
 
         def visit(operation, args, kwargs, tensors):
-            return self.visit(operation, args, kwargs, [tensor.shape for tensor in tensors])
+            shapes, dtypes = [tensor.shape for tensor in tensors], [tensor.dtype for tensor in tensors]
+            return self.visit(operation, args, kwargs, shapes, dtypes)
 
         return walk(model, inputs, visit)
 
     def settle(self) -> None:
         """After the last call."""
+        for rule, other in self._sharers():
+            rule.barrier((), {}, [], f"shares weights with {other.name}")
         for rule in list(self.rules.values()):
             rule.settle()
+
+    def _sharers(self) -> list[tuple[Rule, Rule]]:
+        """Rules that own the same weight as another; notes the layers within that several hold."""
+        owners: dict[int, list[Rule]] = {}
+        holders: dict[int, tuple[Any, set]] = {}
+        for rule in self.rules.values():
+            if not isinstance(rule.layer, keras.Layer) or graph_of(rule.layer) is not None:
+                continue
+            for variable in rule.owned():
+                owners.setdefault(id(variable), []).append(rule)
+            if not rule.wraps:
+                for layer in rule.layer._flatten_layers():
+                    holders.setdefault(id(layer), (layer, set()))[1].add(id(rule))
+        self._shared = [layer for layer, among in holders.values() if len(among) > 1]
+        pairs = {}
+        for rules in owners.values():
+            if len(rules) > 1:
+                pairs |= {id(rule): (rule, rules[0] if rule is not rules[0] else rules[1]) for rule in rules}
+        return list(pairs.values())
 
     def nested(self, model: Any, inputs: list[Signal]) -> list[Signal]:
         """The same for a model within the model."""
@@ -134,9 +169,16 @@ class Tracer:
     def rebuilt(self, operation: Any) -> Any:
         """The new layer or operation for an old one: one for all its calls."""
         if id(operation) not in self._new:
-            self._new[id(operation)] = new = self.rule(operation).rebuild()
+            # One that is never called, but held by others, has no rule yet.
+            rule = self.rules.get(id(operation)) or Barrier(operation, self)
+            self._new[id(operation)] = new = rule.rebuild()
             self._spare(new)
         return self._new[id(operation)]
+
+    def shared_within(self, layer: Any) -> dict[int, Any]:
+        """New layers for those within this one that others hold as well."""
+        within = {id(inner) for inner in layer._flatten_layers(include_self=False)}
+        return {id(inner): self.rebuilt(inner) for inner in self._shared if id(inner) in within}
 
     def _spare(self, new: Any) -> None:
         """Sets the initial values of a layer of Keras's own to zeros until `restore`: random ones take seconds to draw, on JAX."""
@@ -189,13 +231,19 @@ class Tracer:
 def _arranged(operation: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     """The arguments as `Rule.call` expects them, however they were given."""
     signature = inspect.signature(operation.call)
-    if any(parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) for parameter in signature.parameters.values()):
-        return args, kwargs
-    given = signature.bind(*args, **kwargs).arguments
+    given = {}
+    for name, value in signature.bind(*args, **kwargs).arguments.items():
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            given.update(value)
+        elif kind is inspect.Parameter.VAR_POSITIONAL:
+            given.update({f"{name}[{number}]": item for number, item in enumerate(value)})
+        else:
+            given[name] = value
     if not isinstance(operation, keras.Layer):
         return tuple(given.values()), {}
-    first = next(iter(signature.parameters))
-    return (given.pop(first),), given
+    first = next(iter(given), None)
+    return () if first is None else (given.pop(first),), given
 
 
 def _special(args: tuple, kwargs: dict) -> str | None:

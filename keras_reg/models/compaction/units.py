@@ -60,6 +60,15 @@ class Units:
         """These units stay."""
         self.pins.append(Pin(units, layer, reason, constants))
 
+    def avoid(self, units: np.ndarray, bad: Callable[[int], bool]) -> None:
+        """Never so many of these units are left."""
+
+        def one_more(kept):
+            stay = kept(units)
+            return units[~stay][:1] if bad(int(stay.sum())) else units[:0]
+
+        self.constraints.append(one_more)
+
     def _root(self, unit: int) -> int:
         parent = self._parent
         while parent[unit] != unit:

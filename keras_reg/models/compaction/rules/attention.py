@@ -6,8 +6,9 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_reg.models.compaction.rule import Matrix, Rule, Slot
+from keras_reg.models.compaction.rule import Rule
 from keras_reg.models.compaction.signals import Signal
+from keras_reg.models.compaction.slots import Matrix, Slot
 from keras_reg.models.compaction.tracer import rule_for
 from keras_reg.models.compaction.units import Read
 
@@ -19,6 +20,7 @@ def _nothing(number: int):
 class AttentionRule(Rule):
     """What both have in common: four projections, of which the last reads the values of all heads."""
 
+    follows = ("value", "key")
     matrix: Matrix | None = None
     scores = 0
 
@@ -39,9 +41,8 @@ class AttentionRule(Rule):
         return [] if self.matrix is None else [self.matrix, self.query, self.key, self.value]
 
     def operands(self, args: tuple, kwargs: dict) -> list[Signal]:
-        given = dict(zip(("query", "value", "key"), args, strict=False)) | kwargs
-        query, value = given["query"], given["value"]
-        return [query, given["key"] if given.get("key") is not None else value, value]
+        value = kwargs["value"]
+        return [args[0], kwargs["key"] if kwargs.get("key") is not None else value, value]
 
     def bias(self, part: str) -> np.ndarray | None:
         bias = self.values(f"_{part}_dense.bias")
@@ -126,19 +127,19 @@ class MultiHeadAttentionRule(AttentionRule):
         first = self.matrix is None
         if first:
             kernel = self.values("_output_dense.kernel")
-            self.keys = self.graph.new(layer.num_heads * layer.key_dim).reshape(layer.num_heads, -1)
-            self.held = self.graph.new(layer.num_heads * layer.value_dim).reshape(layer.num_heads, -1)
+            self.keyed = self.graph.new(layer.num_heads * layer.key_dim).reshape(layer.num_heads, -1)
+            self.carried = self.graph.new(layer.num_heads * layer.value_dim).reshape(layer.num_heads, -1)
             self.outputs = self.graph.new(kernel.shape[-1])
-            self.matrix = Matrix(self.graph, self.held.ravel(), self.outputs, kernel.reshape(1, -1, kernel.shape[-1]))
-        query, key, value = self.project(operands, [self.keys.ravel(), self.keys.ravel(), self.held.ravel()])
+            self.matrix = Matrix(self.graph, self.carried.ravel(), self.outputs, kernel.reshape(1, -1, kernel.shape[-1]))
+        query, key, value = self.project(operands, [self.keyed.ravel(), self.keyed.ravel(), self.carried.ravel()])
         # A product with what is always zero adds nothing to the scores.
         dead = (query == 0) | (key == 0)
         self.dead = dead if first else self.dead & dead
         if first:
             for head in range(layer.num_heads):
-                self.graph.reads.append(Read(self.keys[head], self.held[head], self._uses(head), _nothing(layer.key_dim)))
+                self.graph.reads.append(Read(self.keyed[head], self.carried[head], self._uses(head), _nothing(layer.key_dim)))
             self.graph.constraints.append(self._even)
-            self.graph.bundles.extend(np.concatenate([self.keys, self.held], 1))
+            self.graph.bundles.extend(np.concatenate([self.keyed, self.carried], 1))
         return self.mix(value, kwargs, shapes[0])
 
     def _uses(self, head: int):
@@ -146,14 +147,14 @@ class MultiHeadAttentionRule(AttentionRule):
 
     def _even(self, kept) -> np.ndarray:
         """What else has to stay for all heads that stay to have as many dimensions, of keys as of values, and at least one."""
-        values, keys = kept(self.held), kept(self.keys)
+        values, keys = kept(self.carried), kept(self.keyed)
         alive = values.any(1) | keys.any(1)
         if not alive.any():
             alive[0] = True
         more = []
-        sides = ((self.held, values), (self.keys, keys))
+        sides = ((self.carried, values), (self.keyed, keys))
         least = 1
-        if keras.backend.backend() == "jax" and self.keys.shape == self.held.shape:
+        if keras.backend.backend() == "jax" and self.keyed.shape == self.carried.shape:
             # JAX's attention takes keys and values of one width only.
             least = max(has.sum(1).max() for _, has in sides)
         for units, has in sides:
@@ -163,16 +164,16 @@ class MultiHeadAttentionRule(AttentionRule):
         return np.concatenate(more)
 
     def rescaled(self):
-        kept = self.graph.kept(self.keys)
+        kept = self.graph.kept(self.keyed)
         return math.sqrt(kept.sum(1).max() / self.layer.key_dim)
 
     def slots(self):
-        return [] if self.matrix is None else self.projections([self.keys, self.keys, self.held], {(0, 1): self.held})
+        return [] if self.matrix is None else self.projections([self.keyed, self.keyed, self.carried], {(0, 1): self.carried})
 
     def changes(self):
         if self.matrix is None:
             return {}
-        keys, values = self.graph.kept(self.keys), self.graph.kept(self.held)
+        keys, values = self.graph.kept(self.keyed), self.graph.kept(self.carried)
         return {
             "num_heads": int(values.any(1).sum()),
             "key_dim": int(keys.sum(1).max()),
@@ -186,10 +187,10 @@ class MultiHeadAttentionRule(AttentionRule):
         return self.layer._output_shape is not None or self.width(self.outputs) != self.width(self.query.inputs)
 
     def unit_macs(self):
-        return [] if self.matrix is None else [(units.ravel(), self.scores) for units in (self.keys, self.held)]
+        return [] if self.matrix is None else [(units.ravel(), self.scores) for units in (self.keyed, self.carried)]
 
     def macs(self, kept):
-        per_score = sum(self.width(units) if kept else units.size for units in (self.keys, self.held)) if self.matrix is not None else 0
+        per_score = sum(self.width(units) if kept else units.size for units in (self.keyed, self.carried)) if self.matrix is not None else 0
         return super().macs(kept) + self.scores * per_score
 
 

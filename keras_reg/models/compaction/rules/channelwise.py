@@ -4,8 +4,10 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_reg.models.compaction.activations import LAYERS, entrywise
-from keras_reg.models.compaction.rule import Rule, Slot, apply
+from keras_reg.models.compaction.activations import LAYERS, continuous, entrywise, name_of
+from keras_reg.models.compaction.constants import apply
+from keras_reg.models.compaction.rule import Rule
+from keras_reg.models.compaction.slots import Slot
 from keras_reg.models.compaction.tracer import rule_for
 
 
@@ -73,13 +75,12 @@ class ActivationRule(Rule):
     def call(self, args, kwargs, shapes):
         signal = args[0]
         if isinstance(self.layer, layers.Activation) and not entrywise(self.layer.activation):
-            activation = self.layer.activation
-            return self.barrier(
-                args, kwargs, shapes, f"{getattr(activation, '__name__', activation)} is not known to act on each entry alone"
-            )
+            reason = f"{name_of(self.layer.activation)} is not known to act on each entry alone"
+            return self.barrier(args, kwargs, shapes, reason)
         if signal.axis is None:
             return [signal.like(shapes[0])]
-        return [signal.like(shapes[0], constants=apply(self.layer, signal.constants, self.layer.compute_dtype))]
+        smooth = continuous(self.layer.activation if isinstance(self.layer, layers.Activation) else self.layer)
+        return [signal.like(shapes[0], constants=apply(self.layer, signal.constants, self.layer.compute_dtype, smooth))]
 
 
 @rule_for(

@@ -3,9 +3,10 @@
 import numpy as np
 from keras import layers
 
-from keras_reg.models.compaction.rule import Matrix, Slot
+from keras_reg.models.compaction.adding import adds_wrongly
 from keras_reg.models.compaction.rules.dense import Reader
 from keras_reg.models.compaction.signals import Signal
+from keras_reg.models.compaction.slots import Matrix, Slot
 from keras_reg.models.compaction.tracer import rule_for
 
 
@@ -37,6 +38,9 @@ class Convolution(Reader):
         return tuple(lengths)
 
     def output(self, shape: tuple, constants: np.ndarray) -> list[Signal]:
+        if self.channels == 1 and self.layer.use_bias:
+            bias = [1] * (len(shape) - 2)
+            self.mind_addition(self.outputs, lambda width: adds_wrongly([None, width, *shape[2:]], [1, width, *bias]))
         return [self.finish_outputs(Signal(shape, self.channels % len(shape), self.outputs, constants))]
 
 

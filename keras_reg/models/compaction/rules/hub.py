@@ -4,13 +4,10 @@ import numpy as np
 
 from keras_reg.models.attachment.carrier import original_class
 from keras_reg.models.compaction.activations import entrywise
-from keras_reg.models.compaction.rule import Matrix, Rule, Slot, apply
+from keras_reg.models.compaction.constants import apply
+from keras_reg.models.compaction.rule import Rule
+from keras_reg.models.compaction.slots import Matrix, Slot
 from keras_reg.models.compaction.tracer import rule_for
-
-
-def _entrywise(activation) -> bool:
-    """KerasHub's models bring variants of GELU as functions of their own."""
-    return entrywise(activation) or getattr(activation, "__module__", "").startswith("keras_hub.")
 
 
 class FeedforwardRule(Rule):
@@ -36,7 +33,7 @@ class FeedforwardRule(Rule):
             dense = [self.inner(path) for pair in self.pairs for path in pair]
         except (AttributeError, IndexError):  # another release of KerasHub
             return outputs
-        if any(getattr(layer, "lora_enabled", False) or layer.quantization_mode or not _entrywise(layer.activation) for layer in dense):
+        if any(getattr(layer, "lora_enabled", False) or layer.quantization_mode or not entrywise(layer.activation) for layer in dense):
             return outputs
         self.made = [self._feedforward(*pair) for pair in self.pairs]
         units = np.stack([units for units, _ in self.made], 1)

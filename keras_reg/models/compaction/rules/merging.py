@@ -1,12 +1,15 @@
 """Sums, products, maxima and concatenations, as layers and as operators between tensors."""
 
+import itertools
 import numbers
 
 import numpy as np
 from keras import layers
 
 from keras_reg.models.attachment.carrier import original_class
-from keras_reg.models.compaction.rule import Rule, apply, signals_in
+from keras_reg.models.compaction.adding import adds_wrongly
+from keras_reg.models.compaction.constants import apply, combine
+from keras_reg.models.compaction.rule import Rule, signals_in
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.tracer import rule_for
 from keras_reg.models.compaction.units import FIXED
@@ -15,8 +18,8 @@ from keras_reg.models.compaction.units import FIXED
 class Entrywise(Rule):
     """A function of the entries at the same place: its tensors share their units, by the rules of broadcasting."""
 
-    def merge(self, operands: list, shape: tuple, function) -> list[Signal]:
-        """The output; `operands` are signals and numbers, and `function` takes an array for each of them."""
+    def merge(self, operands: list, shape: tuple, function, adds: bool = False) -> list[Signal]:
+        """The output; `operands` are signals and numbers, `function` takes an array for each of them, `adds` says that it is a sum."""
         signals = [operand for operand in operands if isinstance(operand, Signal)]
         axis = next(
             (
@@ -55,11 +58,29 @@ class Entrywise(Rule):
                 followed = operand.axis is not None and operand.axis - len(operand.shape) == back
                 constants = np.repeat(operand.constants, width) if followed else np.full(width, np.nan)
             columns.append(constants)
+        if adds:
+            self._mind_the_axis(signals, back, units)
         return [Signal(shape, axis, units, function(*columns))]
+
+    def _mind_the_axis(self, signals: list[Signal], back: int, units: np.ndarray) -> None:
+        """No cut leads into, or out of, Keras's mistake; see `adds_wrongly`."""
+        for one, other in itertools.pairwise(signals):
+
+            def wrongly(width, one=one, other=other):
+                return adds_wrongly(*(_with_length(signal, back, width) for signal in (one, other)))
+
+            self.mind_addition(units, wrongly)
 
 
 def _length(signal: Signal, back: int) -> int | None:
     return signal.shape[back] if -back <= len(signal.shape) else 1
+
+
+def _with_length(signal: Signal, back: int, length: int) -> list[int | None]:
+    shape = list(signal.shape)
+    if -back <= len(shape) and shape[back] not in (1, None):
+        shape[back] = length
+    return shape
 
 
 def product(*columns: np.ndarray) -> np.ndarray:
@@ -80,16 +101,29 @@ _MERGES = {
 
 @rule_for(*_MERGES)
 class MergeRule(Entrywise):
+    several = True
+
     def call(self, args, kwargs, shapes):
         signals = list(args[0])
         if len({len(signal.shape) for signal in signals}) > 1:
             return self.barrier(args, kwargs, shapes, "merges tensors of different ranks")
-        return self.merge(signals, shapes[0], _MERGES[original_class(self.layer)])
+        kind = original_class(self.layer)
+        adds = kind in (layers.Add, layers.Average)
+
+        def function(*columns):
+            if self.tracer.masks and kind in (layers.Multiply, layers.Maximum, layers.Minimum):
+                # They leave out what is masked.
+                return np.full(len(columns[0]), np.nan)
+            return _MERGES[kind](*columns)
+
+        return self.merge(signals, shapes[0], function, adds)
 
 
 @rule_for("keras.src.applications.inception_resnet_v2.CustomScaleLayer")
 class ScaledSumRule(Entrywise):
     """The first input and a multiple of the second."""
+
+    several = True
 
     def call(self, args, kwargs, shapes):
         return self.merge(list(args[0]), shapes[0], lambda one, other: one + other * self.layer.scale)
@@ -104,26 +138,29 @@ class BinaryOperation(Entrywise):
         operands = [*args, *kwargs.values()]
         if not all(isinstance(operand, (Signal, numbers.Real)) for operand in operands):
             return self.barrier(args, kwargs, shapes, "takes an array of a fixed width")
-        return self.merge(operands, shapes[0], self._function)
+        self.dtype = next(operand.dtype for operand in operands if isinstance(operand, Signal))
+        return self.merge(operands, shapes[0], self._function, adds=type(self.layer).__name__ == "Add")
 
     def _function(self, *columns):
-        if type(self.layer).__name__ == "Multiply":
+        kind = type(self.layer).__name__
+        if kind == "Multiply":
             return product(*columns)
-        known = np.isfinite(columns).all(0)
-        result = np.full(len(known), np.nan)
         names = {"Divide": "true_divide", "TrueDivide": "true_divide", "FloorDivide": "floor_divide"}
-        function = getattr(np, names.get(type(self.layer).__name__, type(self.layer).__name__.lower()))
-        with np.errstate(all="ignore"):
-            result[known] = function(*[column[known] for column in columns])
-        return np.where(np.isfinite(result), result, np.nan)
+        function = getattr(np, names.get(kind, kind.lower()))
+        return combine(function, columns, self.dtype, continuous=kind in ("Add", "Subtract", "Maximum", "Minimum"))
 
 
-@rule_for(
+_CONTINUOUS = {
     *("Relu", "Relu6", "Sigmoid", "SparseSigmoid", "Softplus", "Softsign", "SoftShrink", "SparsePlus", "Silu", "Squareplus", "LogSigmoid"),
-    *("LeakyRelu", "HardSigmoid", "HardSilu", "Elu", "Selu", "Gelu", "Celu", "TanhShrink", "HardTanh", "HardShrink", "Threshold"),
-    *("Absolute", "Abs", "Fabs", "Cbrt", "Clip", "Copy", "Cos", "Cosh", "Exp", "Exp2", "Expm1", "Log", "Log1p", "Log2", "Log10"),
-    *("Negative", "Reciprocal", "Rsqrt", "Sign", "Sin", "Sinh", "Square", "Sqrt", "Tan", "Tanh", "Erf", "Cast", "StopGradient"),
-)
+    *("LeakyRelu", "HardSigmoid", "HardSilu", "Elu", "Selu", "Gelu", "Celu", "TanhShrink", "HardTanh"),
+    *("Absolute", "Abs", "Fabs", "Cbrt", "Clip", "Copy", "Cos", "Cosh", "Exp", "Exp2", "Expm1"),
+    *("Negative", "Sin", "Sinh", "Square", "Sqrt", "Tanh", "Erf", "StopGradient"),
+}
+# With jumps or poles.
+_OTHERS = {"HardShrink", "Threshold", "Log", "Log1p", "Log2", "Log10", "Reciprocal", "Rsqrt", "Sign", "Tan", "Cast"}
+
+
+@rule_for(*_CONTINUOUS, *_OTHERS)
 class UnaryOperation(Rule):
     def call(self, args, kwargs, shapes):
         if len(signals_in((args, kwargs))) != 1 or not isinstance(args[0], Signal):
@@ -137,7 +174,8 @@ class UnaryOperation(Rule):
         def function(tensor):
             return self.layer.call(tensor, *args[1:], **kwargs)
 
-        return [signal.like(shapes[0], constants=apply(function, signal.constants, "float64"))]
+        continuous = type(self.layer).__name__ in _CONTINUOUS
+        return [signal.like(shapes[0], constants=apply(function, signal.constants, signal.dtype, continuous))]
 
     def _settings(self) -> list:
         """What an operation was made with; a layer has it in its config."""
@@ -146,6 +184,8 @@ class UnaryOperation(Rule):
 
 @rule_for(layers.Concatenate, "Concatenate")
 class ConcatenateRule(Entrywise):
+    several = True
+
     def call(self, args, kwargs, shapes):
         (signals,) = args
         shape = shapes[0]

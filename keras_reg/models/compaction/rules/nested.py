@@ -14,6 +14,8 @@ from keras_reg.models.compaction.tracer import graph_of, rule_for
 class Wrapper(Rule):
     """The weights are those of layers within, which have their own rules."""
 
+    wraps = True
+
     def owned(self):
         return []
 
@@ -34,6 +36,7 @@ class Wrapper(Rule):
 class ModelRule(Wrapper):
     """A Sequential or functional model that is a layer of another: its own layers have their rules."""
 
+    several = True
     inputs: list[Signal] | None = None
     outputs: list[Signal]
 

@@ -4,8 +4,9 @@ import numpy as np
 from keras import layers, ops
 
 from keras_reg.models.compaction.activations import entrywise
-from keras_reg.models.compaction.rule import Matrix, Rule, Slot
+from keras_reg.models.compaction.rule import Rule, signals_in
 from keras_reg.models.compaction.signals import Signal
+from keras_reg.models.compaction.slots import Matrix, Slot
 from keras_reg.models.compaction.tracer import rule_for
 
 
@@ -15,6 +16,7 @@ class RecurrentRule(Rule):
     Subclasses say how many gates there are, and which of them is the candidate.
     """
 
+    follows = ("initial_state",)
     gates: int
     candidate: int
     matrix: Matrix | None = None
@@ -24,10 +26,7 @@ class RecurrentRule(Rule):
 
     def call(self, args, kwargs, shapes):
         layer = self.layer
-        signal, states = args[0], [*args[1:], *([kwargs["initial_state"]] if kwargs.get("initial_state") is not None else [])]
-        states = [
-            state for group in states for state in (group if isinstance(group, (list, tuple)) else [group]) if isinstance(state, Signal)
-        ]
+        signal, states = args[0], signals_in(kwargs.get("initial_state"))
         if (
             getattr(layer, "quantization_mode", None)
             or not entrywise(layer.activation)

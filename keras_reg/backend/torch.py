@@ -1,10 +1,51 @@
-"""The crossentropy of a smoothed label where PyTorch runs: see `losses_plain`."""
+"""What PyTorch does its own way. See `plain` for what each function is."""
 
 import torch
+import torch.distributed
+from keras import ops
 
-from keras_reg.backend import losses_plain
-from keras_reg.backend.losses_plain import column, mixed, total
-from keras_reg.ops.dtypes import like
+from keras_reg.backend import plain
+from keras_reg.backend.plain import as_tensor, column, mixed, total
+
+
+def norm(x, axes):
+    # One operation for eight; but its second derivative at a zero vector is NaN.
+    if x.requires_grad and torch.is_grad_enabled():
+        return plain.norm(x, axes)
+    return torch.linalg.vector_norm(x, dim=axes, keepdim=True)
+
+
+def can_be_seen(tensor):
+    if torch.compiler.is_compiling():
+        return False
+    return tensor.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def is_compiling():
+    return torch.compiler.is_compiling()
+
+
+def value_and_gradient(function, w):
+    w = w.detach().clone().requires_grad_(True)
+    value = function(w)
+    gradient = torch.autograd.grad(value, w)[0] if value.requires_grad else torch.zeros_like(w)
+    return value, gradient
+
+
+def read(variable):
+    tensor = variable.value.detach()
+    # NumPy has no bfloat16: Keras makes it float32.
+    return ops.convert_to_numpy(variable) if tensor.device.type != "cpu" or tensor.dtype == torch.bfloat16 else tensor.numpy()
+
+
+def numbers_suffice():
+    return True
+
+
+def is_first_process(model):
+    del model
+    distributed = torch.distributed
+    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
 
 
 class SmoothedCrossentropy(torch.autograd.Function):
@@ -26,7 +67,7 @@ class SmoothedCrossentropy(torch.autograd.Function):
     def backward(ctx, upstream):
         logits, labels = ctx.saved_tensors
         p, weight, upstream = torch.softmax(logits, dim=-1), column(ctx.weight), upstream[..., None]
-        spread = ctx.spread if isinstance(ctx.spread, float) else like(logits, ctx.spread)
+        spread = ctx.spread if isinstance(ctx.spread, float) else as_tensor(ctx.spread, logits)
         # What is to be differentiated once more must not be written over.
         out = None if torch.is_grad_enabled() else p
         slope = torch.addcmul(-spread * upstream, p, (weight + total(ctx.spread, p.shape[-1])) * upstream, out=out)
@@ -35,7 +76,7 @@ class SmoothedCrossentropy(torch.autograd.Function):
 
 def smoothed_crossentropy(logits, labels, weight, spread):
     if torch.compiler.is_compiling():  # which makes one pass of what it differentiates itself
-        return losses_plain.smoothed_crossentropy(logits, labels, weight, spread)
+        return plain.smoothed_crossentropy(logits, labels, weight, spread)
     return SmoothedCrossentropy.apply(logits, labels.long(), weight, spread)
 
 

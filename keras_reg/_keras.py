@@ -1,0 +1,37 @@
+"""What is not public in Keras and needed all the same, each in this place alone; checked against Keras 3.12 to 3.15."""
+
+from typing import Any
+
+try:
+    from keras.src.backend import get_keras_mask, set_keras_mask
+    from keras.src.saving.keras_saveable import KerasSaveable as KerasSaveable
+except ImportError as error:  # pragma: no cover - a Keras to come
+    raise ImportError(f"keras_reg needs what this version of Keras has not: {error}") from error
+
+
+def unlocked(layer: Any) -> Any:
+    """The tracker of a layer, which takes no new state once the layer is built, for a `with` in which it does."""
+    return _Unlocked(layer._tracker)
+
+
+class _Unlocked:
+    def __init__(self, tracker: Any):
+        self.tracker = tracker
+
+    def __enter__(self) -> None:
+        self.locked = self.tracker.locked
+        self.tracker.unlock()
+
+    def __exit__(self, *_: Any) -> None:
+        if self.locked:
+            self.tracker.lock()
+
+
+def mask_of(tensor: Any) -> Any:
+    """The mask that a Keras layer gave to its outputs, or `None`."""
+    return get_keras_mask(tensor)
+
+
+def set_mask(tensor: Any, mask: Any) -> None:
+    """Give a tensor a mask, as a layer does; tracers of JAX take no attribute of their own."""
+    set_keras_mask(tensor, mask)
