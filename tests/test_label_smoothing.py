@@ -13,7 +13,9 @@ from keras.src.backend import set_keras_mask  # as a layer does to its outputs
 from scipy.special import log_softmax, softmax
 from scipy.stats import entropy as scipy_entropy
 
-from keras_reg.losses import LabelSmoothingCrossentropy, label_smoothing_crossentropy
+from keras_reg import backend
+from keras_reg.backend import plain
+from keras_reg.losses import LabelSmoothingCrossentropy, OnlineLabelSmoothingCrossentropy, label_smoothing_crossentropy
 from keras_reg.testing.autodiff import compiled, value_and_gradient
 
 BACKEND = keras.backend.backend()
@@ -114,6 +116,25 @@ def test_losses_and_gradients_are_those_of_the_target_written_out(name, shape):
     losses, gradient = losses_and_gradient(y, logits, upstream, in_graph=True, **ours)
     np.testing.assert_allclose(losses, right, rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(gradient, slope * upstream[..., None], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [5, MANY])
+@pytest.mark.parametrize("form", [plain.smoothed_crossentropy, backend.smoothed_crossentropy], ids=["plain", "own"])
+def test_the_plain_formula_and_that_of_the_backend(form, classes):
+    rng = np.random.default_rng(2)
+    y, z, weight = rng.integers(0, classes, (2, 3)), rng.normal(size=(2, 3, classes)), rng.uniform(size=(2, 3))
+    for spread in (0.0, 0.02, rng.uniform(size=classes), np.eye(classes)[1]):
+        target = np.eye(classes)[y] * weight[..., None] + spread
+        right, slope = expected(target, z)
+        with double():
+
+            def total(z, spread=spread):
+                labels, weights = ops.convert_to_tensor(y, dtype="int32"), ops.convert_to_tensor(weight, dtype="float64")
+                return ops.sum(form(z, labels, weights, spread))
+
+            value, gradient = value_and_gradient(total, z)
+        np.testing.assert_allclose(value, right.sum(), rtol=1e-12)
+        np.testing.assert_allclose(gradient, slope, rtol=1e-10, atol=1e-13)
 
 
 @settings(max_examples=18)
@@ -289,6 +310,23 @@ def test_half_precision_is_accumulated_in_float32(dtype, classes):
     mean = LabelSmoothingCrossentropy(0.1, from_logits=True, dtype=dtype)(y, z)
     assert keras.backend.standardize_dtype(mean.dtype) == dtype  # as of Keras's losses
     np.testing.assert_array_equal(array(ops.cast(mean, "float32")), rounded(right.mean(), dtype))
+
+
+@pytest.mark.parametrize("dtype", [None, "float16", "bfloat16", "float32", "float64", "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("reduction", ["sum", None])
+def test_the_dtype_of_a_loss_is_that_of_kerass_and_its_sum_is_taken_wider(dtype, reduction):
+    rng = np.random.default_rng(11)
+    y, z = rng.integers(0, 3, 999), rng.normal(size=(999, 3)).astype("float32")
+    options = {"from_logits": True, "dtype": dtype, "reduction": reduction}
+    right, _ = expected(dense_target(y, 3, 0.1), z.astype("float64"))
+    with double():
+        theirs = keras.losses.SparseCategoricalCrossentropy(**options)(y, z)
+        for loss in (LabelSmoothingCrossentropy(0.1, **options), OnlineLabelSmoothingCrossentropy(3, hard=0.9, **options)):
+            found = loss(y, z)
+            name = keras.backend.standardize_dtype(found.dtype)
+            assert name == keras.backend.standardize_dtype(theirs.dtype)
+            tolerance = {"float16": 2**-11, "bfloat16": 2**-8}.get(name, 1e-6)
+            np.testing.assert_allclose(array(ops.cast(found, "float32")), right if reduction is None else right.sum(), rtol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -148,7 +148,7 @@ class LabelSmoothingCrossentropy(Crossentropy):
     """Crossentropy with label smoothing, from integer labels or from one-hot and soft targets.
 
     The target of an example with label `y` is `(1 - e) * onehot(y) + e * prior`, and the loss `-sum_k w[k] * target[k] * log p[k]` with
-    the class weights `w`. From integer labels and logits it is computed, with its gradient, without a one-hot target in memory.
+    the class weights `w`. From integer labels and logits it takes less time and memory than from one-hot labels.
 
     Texts on label smoothing mix two conventions; some give the formula of the first and an example of the second. With `e = 0.1`
     and the label `[1, 0, 0]`,
