@@ -27,6 +27,12 @@ class _Unlocked:
             self.tracker.lock()
 
 
+def origin(symbol: Any) -> tuple[Any, list, int]:
+    """What a symbol of a functional model comes from: the layer or operation, what went in, and the place among what came out."""
+    operation, node, place = symbol._keras_history
+    return operation, operation._inbound_nodes[node].input_tensors, place
+
+
 def mask_of(tensor: Any) -> Any:
     """The mask that a Keras layer gave to its outputs, or `None`."""
     return get_keras_mask(tensor)
