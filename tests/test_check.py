@@ -388,6 +388,7 @@ def test_every_crossentropy(name):
     assert found(linear).keys() == ({FALSE} if from_logits is False else set())
 
 
+@pytest.mark.filterwarnings("ignore:.* received `from_logits=True`:UserWarning")  # Keras's own, on TensorFlow
 @pytest.mark.parametrize("kind", ["functional", "sequential", "unbuilt", "subclassed"])
 @pytest.mark.parametrize("with_batch", [False, True])
 def test_kinds_of_models(kind, with_batch):
@@ -402,6 +403,7 @@ def test_kinds_of_models(kind, with_batch):
         assert all(finding.sure for finding in report.findings)
 
 
+@pytest.mark.filterwarnings("ignore:.* received `from_logits=True`:UserWarning")  # Keras's own, on TensorFlow
 @pytest.mark.parametrize(
     ("function", "loss", "kind", "sure"),
     [
@@ -424,6 +426,7 @@ def test_a_batch_tells_what_layers_do_not(function, loss, kind, sure):
     assert [(finding.kind, finding.sure) for finding in findings] == ([] if kind is None else [(kind, sure)])
 
 
+@pytest.mark.filterwarnings("ignore:.* received `from_logits=True`:UserWarning")  # Keras's own, on TensorFlow
 def test_each_of_several_outputs():
     inputs = keras.Input((4,))
     first, second = layers.Dense(3, name="a")(inputs), layers.Dense(1, activation="sigmoid", name="b")(inputs)
