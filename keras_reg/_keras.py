@@ -3,9 +3,10 @@
 from typing import Any
 
 try:
+    from keras.src.backend import get_keras_mask, set_keras_mask
     from keras.src.saving.keras_saveable import KerasSaveable as KerasSaveable
 except ImportError as error:  # pragma: no cover - a Keras to come
-    raise ImportError("keras_reg needs `keras.src.saving.keras_saveable.KerasSaveable`, which this version of Keras lacks.") from error
+    raise ImportError(f"keras_reg needs what this version of Keras has not: {error}") from error
 
 
 def unlocked(layer: Any) -> Any:
@@ -24,3 +25,19 @@ class _Unlocked:
     def __exit__(self, *_: Any) -> None:
         if self.locked:
             self.tracker.lock()
+
+
+def origin(symbol: Any) -> tuple[Any, list, int]:
+    """What a symbol of a functional model comes from: the layer or operation, what went in, and the place among what came out."""
+    operation, node, place = symbol._keras_history
+    return operation, operation._inbound_nodes[node].input_tensors, place
+
+
+def mask_of(tensor: Any) -> Any:
+    """The mask that a Keras layer gave to its outputs, or `None`."""
+    return get_keras_mask(tensor)
+
+
+def set_mask(tensor: Any, mask: Any) -> None:
+    """Give a tensor a mask, as a layer does; tracers of JAX take no attribute of their own."""
+    set_keras_mask(tensor, mask)

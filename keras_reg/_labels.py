@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_reg.backend import can_be_seen
+from keras_reg.backend import can_be_seen, class_ids
 
 
 def classes_last(y_true: Any, y_pred: Any, axis: int, one_class_is_labels: bool) -> tuple[Any, Any, bool]:
@@ -38,18 +38,19 @@ def fits(shape: tuple, expected: tuple) -> bool:
 
 
 def checked_ids(y_true: Any, classes: int, ignore_class: int | None) -> tuple[Any, Any, Any]:
-    """Class ids that can be looked up; which of them exist (or are ignored); which count. `None` where all are known to."""
+    """Class ids from 0 to `classes - 1`; where labels are no such number (`None`: nowhere); which count (`None`: all).
+
+    An error says where labels are wrong if they can be seen. Those of a compiled step or on an accelerator cannot, without waiting for
+    them: what is computed from them has to be made NaN.
+    """
     counted = None if ignore_class is None else ops.not_equal(y_true, ignore_class)
-    usable = exists = None
+    ids, missing = class_ids(y_true, classes)
     if can_be_seen(y_true):
         check_values(ops.convert_to_numpy(y_true), classes, ignore_class)
-        usable = counted
-    else:
-        usable = exists = (y_true >= 0) & (y_true < classes)
-        if counted is not None:
-            usable, exists = exists & counted, exists | ops.logical_not(counted)
-    labels = y_true if usable is None else ops.where(usable, y_true, ops.zeros_like(y_true))
-    return ops.cast(labels, "int32"), exists, counted
+        missing = None
+    elif counted is not None:
+        missing = missing & counted
+    return ids, missing, counted
 
 
 def check_values(ids: np.ndarray, classes: int, ignore_class: int | None) -> None:

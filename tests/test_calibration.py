@@ -141,6 +141,107 @@ def test_weights_masks_and_ignored_classes_leave_examples_out():
     assert per_row == pytest.approx(right)
 
 
+def binary_by_hand(y, p, num_bins, positive):
+    """Both readings of the literature, in loops."""
+    error = 0.0
+    confidence = p if positive else np.maximum(p, 1 - p)
+    hit = y == 1 if positive else (p > 0.5) == (y == 1)
+    for b in range(num_bins):
+        inside = [i for i in range(len(y)) if min(int(confidence[i] * num_bins), num_bins - 1) == b]
+        if inside:
+            error += len(inside) / len(y) * abs(np.mean(hit[inside]) - np.mean(confidence[inside]))
+    return error
+
+
+def binary_example(count=300, seed=0):
+    rng = np.random.default_rng(seed)
+    logits = 2 * rng.normal(size=count)
+    return (rng.random(count) < 1 / (1 + np.exp(-0.6 * logits - 0.3))).astype(int), logits.astype("float32")
+
+
+@pytest.mark.parametrize("class_id", [None, 0, 1])
+@pytest.mark.parametrize("num_bins", [1, 7, 10])
+def test_binary_classifiers_in_both_readings(num_bins, class_id):
+    y, z = binary_example()
+    p = (1 / (1 + np.exp(-z.astype("float64")))).astype("float32")
+    wide = p.astype("float64")
+    right = binary_by_hand(1 - y, 1 - wide, num_bins, True) if class_id == 0 else binary_by_hand(y, wide, num_bins, class_id == 1)
+    options = {"num_bins": num_bins, "class_id": class_id}
+    for labels in (y, y[:, None], y.astype("bool"), y.astype("float32")):
+        for predictions in (p, p[:, None]):
+            assert error_of(labels, predictions, **options) == pytest.approx(right, rel=1e-4, abs=1e-6)
+    for logits in (z, z[:, None]):
+        assert error_of(y, logits, from_logits=True, **options) == pytest.approx(right, rel=1e-4, abs=1e-6)
+    assert error_of(y, np.stack([1 - p, p], axis=-1), **options) == pytest.approx(right, rel=1e-4, abs=1e-6)  # as of two classes
+    image = p.reshape(10, 1, 30)
+    assert error_of(y.reshape(10, 30), image, axis=1, **options) == pytest.approx(right, rel=1e-4, abs=1e-6)
+
+
+def test_binary_errors_worked_out_by_hand():
+    y, p = [1] * 9 + [0] + [1] * 3 + [0] * 7, np.array([0.8] * 10 + [0.2] * 10, "float32")  # 9 of 10 are 1, and 3 of 10
+    assert error_of(y, p, num_bins=10) == pytest.approx(0, abs=1e-6)  # 16 of 20 are right, as sure as 0.8
+    assert error_of(y, p, num_bins=10, class_id=1) == pytest.approx(0.1)
+    assert error_of(y, p, num_bins=10, class_id=0) == pytest.approx(0.1)
+    # Bins [0, .5) and [.5, 1]: means .25 and .75 of p, no and all are 1; confidences .7 and .8 in one bin, all right.
+    y, p = [0, 0, 1, 1], np.array([0.3, 0.2, 0.7, 0.8], "float32")
+    assert error_of(y, p, num_bins=2, class_id=1) == pytest.approx(0.25)
+    assert error_of(y, p, num_bins=2) == pytest.approx(0.25)
+    assert error_of([1, 1], np.array([0.5, 0.5], "float32"), num_bins=2) == pytest.approx(0.5)  # half is not more than half: class 0
+
+
+@pytest.mark.parametrize(("binning", "strategy", "tolerance"), [("equal_width", "uniform", 1e-5), ("equal_mass", "quantile", 0.03)])
+def test_the_bins_of_a_class_are_those_of_scikit_learn(binning, strategy, tolerance):
+    y, z = binary_example(5000)
+    p = 1 / (1 + np.exp(-z))
+    metric = ExpectedCalibrationError(10, binning, class_id=1)
+    metric.update_state(y, p)
+    weight, probability, share = ops.convert_to_numpy(metric.bins()).T
+    theirs, predicted = calibration_curve(y, p, n_bins=10, strategy=strategy)
+    np.testing.assert_allclose(probability[weight > 0], predicted, atol=tolerance)
+    np.testing.assert_allclose(share[weight > 0], theirs, atol=tolerance)
+
+
+def test_a_class_of_several_is_that_class_against_the_rest():
+    y, z, p = example(200, 4)
+    for k in (0, 3):
+        right = binary_by_hand((y == k).astype(int), p[:, k].astype("float64"), 15, True)
+        assert error_of(y, p, class_id=k) == pytest.approx(right, rel=1e-4)
+        assert error_of(y, z, class_id=k, from_logits=True) == pytest.approx(right, rel=1e-4)
+        assert error_of(np.eye(4)[y], p, class_id=k) == pytest.approx(right, rel=1e-4)
+
+
+def test_one_example_of_several_classes_is_none_of_a_binary_classifier():
+    p = np.array([0.2, 0.7, 0.1], "float32")
+    for label in (1, [1]):
+        assert error_of(np.array(label), p) == pytest.approx(0.3)
+    assert error_of([1], p[1:2]) == pytest.approx(0.3)
+
+
+def test_binary_examples_are_left_out_like_others():
+    y, z = binary_example(40)
+    left = np.arange(40) >= 10
+    right = error_of(y[left], z[left], from_logits=True)
+    odd = np.where(left, z, np.nan)
+    assert error_of(y, odd, left.astype("float32"), from_logits=True) == pytest.approx(right)
+    assert error_of(np.where(left, y, -1), odd, ignore_class=-1, from_logits=True) == pytest.approx(right)
+    assert error_of(y[:, None], odd[:, None], left[:, None].astype("float32"), from_logits=True) == pytest.approx(right)
+
+
+def test_a_binary_model_with_the_metric(tmp_path):
+    y, z = binary_example(64)
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(1, kernel_initializer="identity")])
+    metrics = [ExpectedCalibrationError(from_logits=True), ExpectedCalibrationError(9, from_logits=True, class_id=1, name="positive")]
+    model.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True), metrics=metrics)
+    found = model.evaluate(z[:, None], y, batch_size=10, verbose=0, return_dict=True)
+    for metric in metrics:
+        again = type(metric).from_config(json.loads(json.dumps(metric.get_config())))
+        again.update_state(y, z)
+        assert found[metric.name] == pytest.approx(value(again), rel=1e-4)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.evaluate(z[:, None], y, batch_size=10, verbose=0, return_dict=True) == pytest.approx(found, rel=1e-5)
+
+
 @pytest.mark.parametrize("binning", ["equal_width", "equal_mass"])
 def test_a_nan_that_counts_shows(binning):
     y, _, p = example(40)
@@ -179,11 +280,18 @@ def test_half_precision_is_counted_in_float32():
     assert value(metric) == pytest.approx(right)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="elsewhere a metric's update is compiled as part of a model only")
-def test_a_label_out_of_range_is_nan_where_it_cannot_be_seen():
-    metric = ExpectedCalibrationError()
-    compiled(lambda y: metric.update_state(y, np.full((2, 3), 1 / 3, "float32")))(ops.convert_to_tensor([0, 7]))
-    assert np.isnan(value(metric))
+def test_a_label_out_of_range_is_nan_where_it_cannot_be_seen(monkeypatch):
+    p = np.full((2, 3), 1 / 3, "float32")
+    if keras.backend.backend() == "tensorflow":
+        metric = ExpectedCalibrationError()
+        compiled(lambda y: metric.update_state(y, p))(ops.convert_to_tensor([0, 7]))
+        assert np.isnan(value(metric))
+    monkeypatch.setattr("keras_reg._labels.can_be_seen", lambda tensor: False)  # as on an accelerator
+    for label in (7, -1, 0.5, np.nan):
+        for predictions in (p, p[:, 0]):
+            assert np.isnan(error_of(np.array([0, label], "float32"), predictions))
+            assert np.isfinite(error_of(np.array([0, label], "float32"), predictions, np.array([1.0, 0.0], "float32")))
+    assert error_of(np.array([0, 7]), p, ignore_class=7) == pytest.approx(2 / 3)
 
 
 P = np.full((4, 3), 1 / 3, "float32")
@@ -196,7 +304,14 @@ BAD = {
     "axis": (lambda: ExpectedCalibrationError(axis=None), TypeError, "`axis` must be a whole number"),
     "label": (lambda: error_of([0, 1, 2, 3], P), ValueError, "`y_true` must hold whole numbers from 0 to 2.*Received: 3"),
     "shape": (lambda: error_of([0, 1], P), ValueError, "`y_true` must hold class ids, of shape"),
-    "one class": (lambda: error_of([0], P[:1, :1]), ValueError, "`y_pred` must have at least 2 classes on axis -1. Received: 1"),
+    "binary label": (lambda: error_of([0, 2], P[:2, 0]), ValueError, "`y_true` must hold whole numbers from 0 to 1.*Received: 2"),
+    "class": (
+        lambda: error_of([0] * 4, P, class_id=3),
+        ValueError,
+        "`class_id` must be a class of `y_pred`, which has 3. Received.*3",
+    ),
+    "class below 0": (lambda: ExpectedCalibrationError(class_id=-1), ValueError, "`class_id` must be a whole number of at least 0"),
+    "class by name": (lambda: ExpectedCalibrationError(class_id="1"), ValueError, "`class_id` must be a whole number of at least 0"),
     "weight": (lambda: error_of([0] * 4, P, P), ValueError, "`sample_weight` must have one weight for each label"),
     "no model": (lambda: reliability_diagram([0], {}), ValueError, "`y_pred` must hold the predictions of at least one model"),
 }
@@ -229,3 +344,18 @@ def test_diagram_shows_the_bins(tmp_path):
     assert (tmp_path / "figure.png").stat().st_size > 5000
     alone = reliability_diagram(y, z, from_logits=True, binning="equal_mass")
     assert alone.axes[0].get_title().startswith("ECE 0.")
+
+
+def test_diagram_of_a_binary_classifier():
+    y, z = binary_example()
+    for options, labels in (({}, {"accuracy", "confidence", ""}), ({"class_id": 1}, {"share of class 1", "probability of class 1", ""})):
+        figure = reliability_diagram(y, z[:, None], num_bins=10, from_logits=True, **options)
+        metric = ExpectedCalibrationError(10, from_logits=True, **options)
+        metric.update_state(y, z)
+        weight, probability, share = ops.convert_to_numpy(metric.bins()).T
+        top, _ = figure.axes
+        bars = top.containers[0]
+        np.testing.assert_allclose([bar.get_height() for bar in bars], share[weight > 0], rtol=1e-6)
+        np.testing.assert_allclose([bar.get_x() + bar.get_width() / 2 for bar in bars], probability[weight > 0], rtol=1e-6)
+        assert {text for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel())} == labels | {"share"}
+        assert top.get_title() == f"ECE {value(metric):.3f}"

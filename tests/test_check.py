@@ -1,5 +1,6 @@
 """Each silent mistake is planted and found, in the model that has it and in no other."""
 
+import functools
 import warnings
 
 import keras
@@ -9,6 +10,7 @@ from architectures import SMALL, data, functional
 from keras import layers, ops
 
 from keras_reg.callbacks import StrengthScheduler, TargetSparsity, WeightHistogram
+from keras_reg.losses import LabelSmoothingCrossentropy, OnlineLabelSmoothingCrossentropy, label_smoothing_crossentropy
 from keras_reg.models import attach, check
 from keras_reg.optimizers import Proximal
 from keras_reg.regularizers import L1, L2, GroupLasso
@@ -266,3 +268,187 @@ def test_callbacks_are_silent_where_nothing_is_the_matter(tmp_path):
 def test_errors(arguments, error, message):
     with pytest.raises(error, match=message):
         check(*arguments)
+
+
+CE, SPARSE, BINARY = keras.losses.CategoricalCrossentropy, keras.losses.SparseCategoricalCrossentropy, keras.losses.BinaryCrossentropy
+FALSE, TRUE = "not-probabilities", "not-logits"
+
+
+def classifier(*ending, kind="functional"):
+    """A model that ends so, after a hidden layer."""
+    hidden = layers.Dense(4, activation="relu")
+    if kind == "sequential":
+        return keras.Sequential([keras.Input((4,)), hidden, *ending])
+    if kind == "unbuilt":
+        return keras.Sequential([hidden, *ending])
+    if kind == "subclassed":
+        return Layered(hidden, *ending)
+    return functional((4,), lambda x: through(hidden(x), ending))
+
+
+def through(x, steps):
+    for step in steps:
+        x = step(x)
+    return x
+
+
+class Layered(keras.Model):
+    def __init__(self, *steps):
+        super().__init__()
+        self.steps = list(steps)
+
+    def call(self, x):
+        return through(x, self.steps)
+
+
+def last(activation=None):
+    return layers.Dense(3, activation=activation, name="last")
+
+
+def nested():
+    return keras.Sequential([keras.Input((4,)), last("softmax")], name="inner")
+
+
+class OwnDense(layers.Dense):
+    """Who subclasses may do anything after the activation."""
+
+    def call(self, x):
+        return ops.softmax(super().call(x))
+
+
+OUTPUTS = {
+    "linear": ([last()], {False}),
+    "softmax": ([last("softmax")], {True}),
+    "sigmoid": ([last("sigmoid")], {True}),
+    "log-softmax": ([last("log_softmax")], {False}),
+    "its own layer": ([last(), layers.Softmax()], {True}),
+    "an Activation": ([last(), layers.Activation("softmax")], {True}),
+    "a linear Activation": ([last("softmax"), layers.Activation("linear")], {True}),
+    "reshaped": ([last(), layers.Softmax(), layers.Reshape((3, 1)), layers.Reshape((3,))], {True}),
+    "nested": ([nested()], {True}),
+    "at every time": ([layers.Reshape((2, 2)), layers.TimeDistributed(last("softmax"))], {True}),
+    "convolution": ([layers.Reshape((4, 1)), layers.Conv1D(3, 2, name="last")], {False}),
+    "ops.softmax": ([last(), ops.softmax], {True}),
+    "keras.activations.softmax": ([last(), keras.activations.softmax], {True}),
+    "ops.reshape": ([last(), lambda x: ops.reshape(x, (-1, 3))], {False}),
+    "a layer of the user's": ([OwnDense(3, name="last")], set()),
+    "a function of the user's": ([layers.Dense(3, activation=lambda x: ops.softmax(x))], set()),
+    "unknown arithmetic": ([last(), lambda x: x * 2], set()),
+    "a sum": ([lambda x: last()(x) + layers.Dense(3)(x)], set()),
+    "recurrent": ([layers.Reshape((2, 2)), layers.LSTM(3)], set()),
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_a_crossentropy_and_the_end_of_a_model(name):
+    ending, wrong = OUTPUTS[name]
+    model = classifier(*ending)
+    for from_logits in (False, True):
+        model.compile("sgd", CE(from_logits=from_logits))
+        (finding,) = check(model).findings or (None,)
+        assert (finding is not None) == (from_logits in wrong)
+        if finding is not None:
+            assert finding.kind == (TRUE if from_logits else FALSE)
+            assert finding.sure
+            assert f"from_logits={from_logits}" in finding.message
+            assert f"from_logits={not from_logits}" in finding.remedy
+            assert finding.message in str(check(model))
+
+
+LOSSES = {
+    "the string": ("categorical_crossentropy", False),
+    "the string of a class": ("CategoricalCrossentropy", False),
+    "the string sparse": ("sparse_categorical_crossentropy", False),
+    "the string crossentropy": ("crossentropy", False),
+    "the function": (keras.losses.categorical_crossentropy, False),
+    "a partial": (functools.partial(keras.losses.sparse_categorical_crossentropy, from_logits=True), True),
+    "sparse": (SPARSE(from_logits=True), True),
+    "sparse from probabilities": (SPARSE(), False),
+    "binary": (BINARY(from_logits=True), True),
+    "the string binary": ("binary_crossentropy", False),
+    "binary focal": (keras.losses.BinaryFocalCrossentropy(from_logits=True), True),
+    "the string binary focal": ("binary_focal_crossentropy", False),
+    "focal": (keras.losses.CategoricalFocalCrossentropy(from_logits=True), True),
+    "ours": (LabelSmoothingCrossentropy(from_logits=True), True),
+    "ours from probabilities": (LabelSmoothingCrossentropy(), False),
+    "our function": (label_smoothing_crossentropy, False),
+    "ours, online": (OnlineLabelSmoothingCrossentropy(3, from_logits=True), True),
+    "none": ("mse", None),
+    "own": (lambda y_true, y_pred: ops.mean(y_pred, axis=-1), None),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_crossentropy(name):
+    loss, from_logits = LOSSES[name]
+    softmax, linear = classifier(last("softmax")), classifier(last())
+    for model in (softmax, linear):
+        model.compile("sgd", loss)
+    assert found(softmax).keys() == ({TRUE} if from_logits else set())
+    assert found(linear).keys() == ({FALSE} if from_logits is False else set())
+
+
+@pytest.mark.filterwarnings("ignore:.* received `from_logits=True`:UserWarning")  # Keras's own, on TensorFlow
+@pytest.mark.parametrize("kind", ["functional", "sequential", "unbuilt", "subclassed"])
+@pytest.mark.parametrize("with_batch", [False, True])
+def test_kinds_of_models(kind, with_batch):
+    """Of a subclassed model nobody knows before its outputs are there."""
+    y = np.eye(3, dtype="float32")[np.arange(8) % 3]
+    for activation, from_logits, expected in ((None, False, FALSE), ("softmax", True, TRUE), (None, True, None), ("softmax", False, None)):
+        model = classifier(last(activation), kind=kind)
+        model.compile("sgd", CE(from_logits=from_logits))
+        report = check(model, (X, y) if with_batch else None)
+        known = expected is not None and (kind != "subclassed" or with_batch)
+        assert [finding.kind for finding in report.findings] == ([expected] if known else [])
+        assert all(finding.sure for finding in report.findings)
+
+
+@pytest.mark.filterwarnings("ignore:.* received `from_logits=True`:UserWarning")  # Keras's own, on TensorFlow
+@pytest.mark.parametrize(
+    ("function", "loss", "kind", "sure"),
+    [
+        (ops.softmax, CE(from_logits=True), TRUE, True),
+        (ops.softmax, CE(), None, None),
+        (ops.sigmoid, CE(), FALSE, False),  # which Keras scales to sum to 1
+        (ops.softplus, CE(), FALSE, False),
+        (lambda x: x - 5.0, CE(), FALSE, True),
+        (lambda x: x - 5.0, CE(from_logits=True), None, None),
+        (ops.sigmoid, BINARY(from_logits=True), TRUE, False),  # logits may lie there too
+        (ops.sigmoid, BINARY(), None, None),
+        (lambda x: 3 + ops.sigmoid(x), BINARY(), FALSE, True),
+        (lambda x: x * np.nan, CE(), None, None),
+    ],
+)
+def test_a_batch_tells_what_layers_do_not(function, loss, kind, sure):
+    model = classifier(last(), function, kind="subclassed")
+    model.compile("sgd", loss)
+    findings = check(model, (X, np.eye(3, dtype="float32")[np.arange(8) % 3])).findings
+    assert [(finding.kind, finding.sure) for finding in findings] == ([] if kind is None else [(kind, sure)])
+
+
+@pytest.mark.filterwarnings("ignore:.* received `from_logits=True`:UserWarning")  # Keras's own, on TensorFlow
+def test_each_of_several_outputs():
+    inputs = keras.Input((4,))
+    first, second = layers.Dense(3, name="a")(inputs), layers.Dense(1, activation="sigmoid", name="b")(inputs)
+    y = {"a": np.zeros(8, "int32"), "b": np.ones((8, 1), "float32")}
+    right, wrong = SPARSE(from_logits=True), SPARSE()
+    both = {"the activation of the last layer, 'a', is linear", "the activation of the last layer, 'b', is sigmoid"}
+    for outputs in ([first, second], {"a": first, "b": second}):
+        model = keras.Model(inputs, outputs)
+        for losses, expected in (
+            ([wrong, "mse"] if isinstance(outputs, list) else {"a": wrong}, {FALSE}),
+            ({"a": wrong, "b": BINARY(from_logits=True)}, {FALSE, TRUE}),
+            ({"a": right, "b": "binary_crossentropy"}, set()),
+            ({"b": BINARY(from_logits=True)} if isinstance(outputs, dict) else [None, BINARY(from_logits=True)], {TRUE}),
+        ):
+            model.compile("sgd", losses)
+            for report in (check(model), check(model, (X, y if isinstance(outputs, dict) else list(y.values())))):
+                assert {finding.kind for finding in report.findings} == expected
+                assert all(any(text in finding.message for text in both) for finding in report.findings)
+
+
+def test_a_proximal_penalty_on_activities_is_named():
+    model = model_with(Proximal("sgd"), activity_regularizer=L1(0.1, proximal=True), kernel_regularizer=L1(0.1, proximal=True))
+    (finding,) = check(model).findings
+    assert (finding.kind, finding.weights, finding.sure) == ("activity", ("hidden",), True)
+    assert "a prox is for weights" in finding.message

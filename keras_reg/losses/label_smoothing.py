@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 from keras import KerasTensor, ops
 
 from keras_reg._labels import checked_ids, classes_last
 from keras_reg._registration import register
 from keras_reg._validation import boolean, non_negative, one_of, real_number, received, whole_number
-from keras_reg.losses.crossentropy import log_probabilities, mixed, nan_unless, smoothed_crossentropy
+from keras_reg.backend import nan_where, pick, smoothed_crossentropy
+from keras_reg.backend.plain import mixed
+from keras_reg.losses.crossentropy import Crossentropy, dense_crossentropy, leave_out, log_probabilities, targets
 from keras_reg.ops.dtypes import like, widen
 
 CONVENTIONS = ("uniform", "others")
@@ -55,31 +56,24 @@ def losses_of(y_true, y_pred, label_smoothing, from_logits, ignore_class, class_
     y_true, y_pred, dense = classes_last(y_true, y_pred, axis, one_class_is_labels=ignore_class is not None)
     kept, spread = smoothing(label_smoothing, prior, class_weight, convention, ignore_class, y_pred.shape[-1])
     if dense:
-        if ignore_class is not None:
-            raise ValueError(
-                "Argument `ignore_class` goes with integer labels; give positions with one-hot or soft targets a `sample_weight` of 0. "
-                f"Received: ignore_class={ignore_class} and y_true of the shape of y_pred, {tuple(y_true.shape)}"
-            )
-        target = like(y_pred, y_true) * kept
+        target = targets(y_true, y_pred, ignore_class) * kept
         target = (target if class_weight is None else target * like(y_pred, class_weight)) + like(y_pred, spread)
-        scores = ops.log_softmax(y_pred) if from_logits else log_probabilities(y_pred)
-        # A class without mass may have no probability at all.
-        scores = ops.where(ops.equal(target, 0) & ops.isinf(scores), ops.zeros_like(scores), scores)
-        loss = -ops.sum(target * scores, axis=-1)
-        return ops.cast(loss + confidence_penalty * negative_entropy(y_pred, from_logits) if confidence_penalty else loss, dtype)
-
-    labels, exists, counted = checked_ids(y_true, y_pred.shape[-1], ignore_class)
-    weight = kept if class_weight is None else kept * ops.take(like(y_pred, class_weight), labels)
-    if counted is not None:
-        # Whatever stands at an ignored position, even a NaN, it has no gradient.
-        y_pred = ops.where(ops.expand_dims(counted, -1), y_pred, ops.ones_like(y_pred))
-    if from_logits:
-        loss = smoothed_crossentropy(y_pred, labels, weight, spread, exists)
+        loss, counted = dense_crossentropy(target, ops.log_softmax(y_pred) if from_logits else log_probabilities(y_pred)), None
     else:
-        loss = mixed(log_probabilities(y_pred), labels, nan_unless(exists, weight, y_pred), spread)
+        labels, missing, counted = checked_ids(y_true, y_pred.shape[-1], ignore_class)
+        weight = kept if class_weight is None else kept * ops.take(like(y_pred, class_weight), labels)
+        if counted is not None:
+            # Whatever stands at an ignored position, even a NaN, it has no gradient.
+            y_pred = ops.where(ops.expand_dims(counted, -1), y_pred, ops.ones_like(y_pred))
+        if from_logits:
+            loss = smoothed_crossentropy(y_pred, labels, weight, spread)
+        else:
+            scores = log_probabilities(y_pred)
+            loss = mixed(scores, pick(scores, labels), weight, spread)
+        loss = loss if missing is None else nan_where(missing, loss)
     if confidence_penalty:
         loss = loss + confidence_penalty * negative_entropy(y_pred, from_logits)
-    loss = loss if counted is None else ops.where(counted, loss, ops.zeros_like(loss))
+    loss = loss if counted is None else leave_out(loss, counted)
     return loss if dtype in ("float32", "float64") else ops.cast(loss, dtype)
 
 
@@ -150,11 +144,11 @@ def smoothing(label_smoothing, prior, class_weight, convention, ignore_class, cl
 
 
 @register
-class LabelSmoothingCrossentropy(keras.losses.Loss):
+class LabelSmoothingCrossentropy(Crossentropy):
     """Crossentropy with label smoothing, from integer labels or from one-hot and soft targets.
 
     The target of an example with label `y` is `(1 - e) * onehot(y) + e * prior`, and the loss `-sum_k w[k] * target[k] * log p[k]` with
-    the class weights `w`. From integer labels and logits it is computed, with its gradient, without a one-hot target in memory.
+    the class weights `w`. From integer labels and logits it takes less time and memory than from one-hot labels.
 
     Texts on label smoothing mix two conventions; some give the formula of the first and an example of the second. With `e = 0.1`
     and the label `[1, 0, 0]`,
@@ -184,7 +178,7 @@ class LabelSmoothingCrossentropy(keras.losses.Loss):
             distribution as label smoothing does, by the reverse divergence. Defaults to 0.
         reduction: As for every Keras loss.
         name: As for every Keras loss.
-        dtype: As for every Keras loss; half precision is widened to float32, as it has no room for large class ids.
+        dtype: As for every Keras loss. With half precision the loss is computed and summed in float32, then cast.
 
     Example:
 
@@ -229,20 +223,9 @@ class LabelSmoothingCrossentropy(keras.losses.Loss):
         self.convention = convention
         self.axis = whole_number(axis, "axis")
         self.confidence_penalty = non_negative(confidence_penalty, "confidence_penalty")
-        self._given_dtype = None if dtype is None else self._dtype_policy.name
-
-    @property
-    def dtype(self) -> str:
-        return "float64" if self._dtype == "float64" else "float32"
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        losses = losses_of(y_true, y_pred, **{name: getattr(self, name) for name in self._options})
-        if self.ignore_class is not None:
-            # What Keras reads when it reduces. It has no public name for this, and JAX's tracers take no attribute of their own.
-            from keras.src.backend import set_keras_mask
-
-            set_keras_mask(losses, ops.reshape(ops.not_equal(y_true, self.ignore_class), ops.shape(losses)))
-        return losses
+        return losses_of(y_true, y_pred, **{name: getattr(self, name) for name in self._options})
 
     _options = ("label_smoothing", "from_logits", "ignore_class", "class_weight", "prior", "convention", "axis", "confidence_penalty")
 
@@ -250,4 +233,4 @@ class LabelSmoothingCrossentropy(keras.losses.Loss):
         config = {name: getattr(self, name) for name in self._options}
         for name in ("class_weight", "prior"):
             config[name] = None if config[name] is None else config[name].tolist()
-        return {**config, **super().get_config(), "dtype": self._given_dtype}
+        return {**config, **super().get_config()}

@@ -6,10 +6,12 @@ import keras
 import numpy as np
 from keras import KerasTensor, ops
 
+from keras_reg._keras import mask_of
 from keras_reg._labels import checked_ids, classes_last
 from keras_reg._registration import register
 from keras_reg._validation import boolean, real_number, whole_number
-from keras_reg.losses.crossentropy import log_probabilities
+from keras_reg.backend import nan_where
+from keras_reg.losses.crossentropy import Crossentropy, dense_crossentropy, leave_out, log_probabilities, targets
 from keras_reg.losses.label_smoothing import checked
 from keras_reg.ops.dtypes import like, widen
 
@@ -38,7 +40,7 @@ class SoftLabels(keras.metrics.Metric):
 
 
 @register
-class OnlineLabelSmoothingCrossentropy(keras.losses.Loss):
+class OnlineLabelSmoothingCrossentropy(Crossentropy):
     """Crossentropy with soft labels that are learnt while training, one distribution for each class.
 
     The target of an example with label `y` is `hard * onehot(y) + (1 - hard) * soft[y]`. `soft[y]` is the mean of the probabilities that
@@ -57,7 +59,7 @@ class OnlineLabelSmoothingCrossentropy(keras.losses.Loss):
         axis: The class axis of `y_pred`, and of targets of its shape.
         reduction: As for every Keras loss.
         name: As for every Keras loss.
-        dtype: As for every Keras loss; half precision is widened to float32.
+        dtype: As for every Keras loss. With half precision the loss is computed and summed in float32, then cast.
 
     Labels are integers, one-hot or soft, as in `LabelSmoothingCrossentropy`; a soft target mixes the soft labels of its classes, and
     counts for the largest. Positions that a Keras mask leaves out teach nothing; sample weights weigh the loss only.
@@ -96,13 +98,8 @@ class OnlineLabelSmoothingCrossentropy(keras.losses.Loss):
         self.num_classes, self.hard, self.axis = num_classes, float(hard), whole_number(axis, "axis")
         self.from_logits = boolean(from_logits, "from_logits")
         self.ignore_class = None if ignore_class is None else int(ignore_class)
-        self._given_dtype = None if dtype is None else self._dtype_policy.name
         self._mask = None
         self.state = SoftLabels(self.num_classes, self.dtype, f"{name}_state")
-
-    @property
-    def dtype(self) -> str:
-        return "float64" if self._dtype == "float64" else "float32"
 
     @property
     def soft_labels(self) -> np.ndarray:
@@ -125,7 +122,7 @@ class OnlineLabelSmoothingCrossentropy(keras.losses.Loss):
         self.state.collecting.assign(float(collecting))
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        self._mask = backend_mask(y_pred)
+        self._mask = mask_of(y_pred)
         try:
             return super().__call__(y_true, y_pred, sample_weight)
         finally:
@@ -139,36 +136,25 @@ class OnlineLabelSmoothingCrossentropy(keras.losses.Loss):
             raise ValueError(
                 f"Argument `y_pred` must have num_classes={self.num_classes} classes on axis {self.axis}. Received: {y_pred.shape[-1]}"
             )
-        table, counted, known = like(y_pred, ops.convert_to_tensor(self.state.table)), None, None
+        table, counted, missing = like(y_pred, ops.convert_to_tensor(self.state.table)), None, None
         if dense:
-            if self.ignore_class is not None:
-                raise ValueError(
-                    "Argument `ignore_class` goes with integer labels; give positions with one-hot or soft targets a `sample_weight` of 0. "
-                    f"Received: ignore_class={self.ignore_class} and y_true of the shape of y_pred, {tuple(y_true.shape)}"
-                )
-            y_true = like(y_pred, y_true)
+            y_true = targets(y_true, y_pred, self.ignore_class)
             labels = ops.argmax(y_true, axis=-1)
             target = self.hard * y_true + (1 - self.hard) * ops.matmul(y_true, table)
         else:
-            labels, known, counted = checked_ids(y_true, self.num_classes, self.ignore_class)
+            labels, missing, counted = checked_ids(y_true, self.num_classes, self.ignore_class)
             one_hot = ops.one_hot(labels, self.num_classes, dtype=y_pred.dtype)
             target = self.hard * one_hot + (1 - self.hard) * ops.take(table, labels, axis=0)
         if counted is not None:
             # Whatever stands at an ignored position, even a NaN, it has no gradient.
             y_pred = ops.where(ops.expand_dims(counted, -1), y_pred, ops.ones_like(y_pred))
         scores = ops.log_softmax(y_pred) if self.from_logits else log_probabilities(y_pred)
+        known = None if missing is None else ops.logical_not(missing)
         self._learn(labels, scores, [part for part in (counted, known, self._mask) if part is not None])
-        # A class without mass may have no probability at all.
-        scores = ops.where(ops.equal(target, 0) & ops.isinf(scores), ops.zeros_like(scores), scores)
-        losses = -ops.sum(target * scores, axis=-1)
-        if known is not None:
-            losses = ops.where(known, losses, like(losses, float("nan")))
-        if counted is not None:
-            from keras.src.backend import set_keras_mask  # see LabelSmoothingCrossentropy
-
-            losses = ops.where(counted, losses, ops.zeros_like(losses))
-            set_keras_mask(losses, counted)
-        return ops.cast(losses, dtype)
+        losses = dense_crossentropy(target, scores)
+        if missing is not None:
+            losses = nan_where(missing, losses)
+        return ops.cast(losses if counted is None else leave_out(losses, counted), dtype)
 
     def _learn(self, labels: Any, scores: Any, conditions: list) -> None:
         if isinstance(scores, KerasTensor):
@@ -189,10 +175,4 @@ class OnlineLabelSmoothingCrossentropy(keras.losses.Loss):
 
     def get_config(self) -> dict:
         config = {name: getattr(self, name) for name in ("num_classes", "hard", "from_logits", "ignore_class", "axis")}
-        return {**config, **super().get_config(), "dtype": self._given_dtype}
-
-
-def backend_mask(tensor: Any) -> Any:
-    from keras.src.backend import get_keras_mask  # no public name, as above
-
-    return get_keras_mask(tensor)
+        return {**config, **super().get_config()}

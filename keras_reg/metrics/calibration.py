@@ -5,9 +5,11 @@ from typing import Any
 import keras
 from keras import KerasTensor, ops
 
-from keras_reg._labels import checked_ids, classes_last
+from keras_reg._keras import mask_of
+from keras_reg._labels import checked_ids, classes_last, fits
 from keras_reg._registration import register
 from keras_reg._validation import boolean, one_of, whole_number
+from keras_reg.backend import nan_where
 from keras_reg.ops.dtypes import widen
 
 BINNINGS = ("equal_width", "equal_mass")
@@ -23,6 +25,11 @@ class ExpectedCalibrationError(keras.metrics.Metric):
     `sum_b (n_b / n) * |accuracy_b - confidence_b|`: examples are put in bins by the probability of their predicted class; in each the
     mean probability is compared with the share of right predictions. Computed in one pass over batches of any size.
 
+    For binary classifiers the literature has two readings. The first is the definition above for two classes: confidence `max(p, 1 - p)`
+    against how often the prediction, class 1 if `p > 0.5`, is right (Guo et al.; the default here). The second compares the probability
+    `p` of class 1 with the share of class 1, as scikit-learn's `calibration_curve` does: `class_id=1`. It sees errors that the first
+    averages out: a model that says 0.8 where it should say 0.9, and 0.2 where it should say 0.3, has none in the first.
+
     Args:
         num_bins: Number of bins.
         binning: `"equal_width"`: bins divide [0, 1] evenly. `"equal_mass"`: each holds about the same weight of examples, which wastes
@@ -33,9 +40,13 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         axis: The class axis of `y_pred`.
         name: As for every Keras metric.
         dtype: As for every Keras metric; half precision is widened to float32.
+        class_id: `None`: the calibration of the predicted class. A class id: that of this class, whose probability, whatever is predicted,
+            is compared with its share among the labels.
 
+    Predictions have one entry for each class, or, of a binary classifier, one for class 1 alone: shape `(n,)`, or a class axis of length 1.
     Labels are class ids of shape `(...)` or with one more axis of length 1, or one-hot or soft targets of the shape of `y_pred`, whose
-    largest entry counts. `sample_weight` holds one weight for each label (or broadcasts). Masks of Keras's layers are respected.
+    largest entry counts; those of a binary classifier are 0 and 1. `sample_weight` holds one weight for each label (or broadcasts). Masks
+    of Keras's layers are respected.
 
     Example:
 
@@ -46,6 +57,15 @@ class ExpectedCalibrationError(keras.metrics.Metric):
     0.3
 
     Half of the examples have confidence 0.9 and accuracy 0.5, the others confidence 0.8 and accuracy 1: 0.5 * 0.4 + 0.5 * 0.2.
+
+    >>> error = keras_reg.metrics.ExpectedCalibrationError(num_bins=10)
+    >>> error.update_state([0, 1, 1, 1], [0.2, 0.2, 0.8, 0.8])  # confidence 0.8, and 3 of 4 are right
+    >>> round(float(error.result()), 4)
+    0.05
+    >>> error = keras_reg.metrics.ExpectedCalibrationError(num_bins=10, class_id=1)
+    >>> error.update_state([0, 1, 1, 1], [0.2, 0.2, 0.8, 0.8])  # half are 1 where 0.2 was said, all where 0.8
+    >>> round(float(error.result()), 4)
+    0.25
 
     Reference: [Guo et al., 2017](https://arxiv.org/abs/1706.04599).
     """
@@ -59,6 +79,7 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         axis: int = -1,
         name: str | None = "expected_calibration_error",
         dtype: Any = None,
+        class_id: int | None = None,
     ):
         super().__init__(name=name, dtype=dtype)
         self.num_bins = whole_number(num_bins, "num_bins", at_least=1)
@@ -66,6 +87,7 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         self.from_logits = boolean(from_logits, "from_logits")
         self.ignore_class = whole_number(ignore_class, "ignore_class", or_none=True)
         self.axis = whole_number(axis, "axis")
+        self.class_id = whole_number(class_id, "class_id", at_least=0, or_none=True)
         cells = self.num_bins if binning == "equal_width" else CELLS
         wide = "float64" if self.dtype == "float64" else "float32"
         # Of each cell: its weight, and weighted by it the confidence and the number of right predictions.
@@ -73,25 +95,29 @@ class ExpectedCalibrationError(keras.metrics.Metric):
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Count a batch."""
-        from keras.src.backend import get_keras_mask  # has no public name
-
-        mask = get_keras_mask(y_pred)
+        mask = mask_of(y_pred)
         y_pred, _ = widen(y_pred, "y_pred")
         y_true = y_true if isinstance(y_true, KerasTensor) else ops.convert_to_tensor(y_true)
+        if is_binary(y_true, y_pred):
+            y_pred = ops.expand_dims(y_pred, -1)
         y_true, y_pred, dense = classes_last(y_true, y_pred, self.axis, one_class_is_labels=True)
+        if y_pred.shape[-1] == 1:
+            y_pred = ops.concatenate([ops.zeros_like(y_pred) if self.from_logits else 1 - y_pred, y_pred], axis=-1)
         classes = y_pred.shape[-1]
-        if classes < 2:
-            raise ValueError(f"Argument `y_pred` must have at least 2 classes on axis {self.axis}. Received: {classes}")
+        if self.class_id is not None and self.class_id >= classes:
+            raise ValueError(f"Argument `class_id` must be a class of `y_pred`, which has {classes}. Received: class_id={self.class_id}")
         labels = ops.argmax(y_true, axis=-1) if dense else y_true
-        labels, exists, counted = checked_ids(labels, classes, self.ignore_class)
+        labels, missing, counted = checked_ids(labels, classes, self.ignore_class)
         scores = ops.softmax(y_pred) if self.from_logits else y_pred / ops.sum(y_pred, axis=-1, keepdims=True)
-        confidence = ops.cast(ops.max(scores, axis=-1), self.sums.dtype)
-        right = ops.cast(ops.equal(ops.cast(ops.argmax(y_pred, axis=-1), labels.dtype), labels), self.sums.dtype)
+        if self.class_id is None:
+            confidence, expected = ops.max(scores, axis=-1), ops.cast(ops.argmax(y_pred, axis=-1), labels.dtype)
+        else:
+            confidence, expected = scores[..., self.class_id], self.class_id
+        confidence, right = (ops.cast(value, self.sums.dtype) for value in (confidence, ops.equal(labels, expected)))
 
         weight = ops.ones_like(confidence)
-        if exists is not None:
-            # A label that cannot be right is no label: without a value to see it is known here only by a NaN.
-            weight = ops.where(exists, weight, ops.full_like(weight, float("nan")))
+        if missing is not None:
+            weight = nan_where(missing, weight)
         for factor in (counted, mask, sample_weight):
             if factor is not None:
                 weight = weight * self.like_positions(ops.cast(factor, weight.dtype), weight)
@@ -125,7 +151,8 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         return ops.cast(ops.clip(place, 0, self.sums.shape[0] - 1), "int32")
 
     def bins(self) -> Any:
-        """`(num_bins, 3)`: of each bin its weight, mean confidence and accuracy; zeros where a bin is empty."""
+        """`(num_bins, 3)`: of each bin its weight, mean confidence and accuracy (with `class_id`: the share of that class); zeros where a
+        bin is empty."""
         sums = ops.convert_to_tensor(self.sums)
         if self.binning == "equal_mass":
             upto = ops.cumsum(sums[:, 0])
@@ -141,5 +168,10 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         return ops.divide_no_nan(ops.sum(weight * ops.absolute(accuracy - confidence)), ops.sum(weight))
 
     def get_config(self) -> dict:
-        names = ("num_bins", "binning", "from_logits", "ignore_class", "axis")
+        names = ("num_bins", "binning", "from_logits", "ignore_class", "axis", "class_id")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def is_binary(y_true: Any, y_pred: Any) -> bool:
+    """Whether predictions without a class axis belong to these labels."""
+    return len(y_pred.shape) == 1 and (fits(tuple(y_true.shape), tuple(y_pred.shape)) or fits(tuple(y_true.shape), (*y_pred.shape, 1)))

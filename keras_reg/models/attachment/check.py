@@ -1,4 +1,4 @@
-"""The silent mistakes around regularizers, found in a model."""
+"""The silent mistakes around regularizers and losses, found in a model."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_reg.models.attachment.mistakes import Finding, find, finding
+from keras_reg.models.attachment.outputs import outputs_against_losses
 from keras_reg.models.table import html_table, text_table
 
 
@@ -49,7 +50,7 @@ class Check:
 
 
 def check(model: Any, batch: tuple | None = None) -> Check:
-    """Find the silent mistakes around regularizers, and say how to mend each.
+    """Find the silent mistakes around regularizers and crossentropies, and say how to mend each.
 
     | kind | mistake |
     | --- | --- |
@@ -58,6 +59,9 @@ def check(model: Any, batch: tuple | None = None) -> Check:
     | `"frozen"` | a frozen weight's penalty is no part of the loss |
     | `"no-op"` | all strengths are 0, as those of the string `"l1l2"` are |
     | `"unapplied"` | a proximal penalty under an optimizer that does not apply it |
+    | `"activity"` | a proximal penalty on a layer's outputs: a prox is for weights |
+    | `"not-probabilities"` | a crossentropy with `from_logits=False` on outputs without softmax or sigmoid |
+    | `"not-logits"` | one with `from_logits=True` on outputs with |
     | `"twice"` | with a batch: a penalty that is in the loss once more, through `add_loss` |
 
     and what may have been meant:
@@ -69,7 +73,9 @@ def check(model: Any, batch: tuple | None = None) -> Check:
     | `"decay-l2"` | L2 in the loss and weight decay in the optimizer at once |
     | `"large"` | with a batch: the penalties are larger than the loss on the data |
 
-    `StrengthScheduler`, `TargetSparsity` and `WeightHistogram` warn of the mistakes that show without data when training starts.
+    Where layers do not tell what the outputs are, as those of a subclassed model, a batch does; what is not certain then is doubtful.
+    `StrengthScheduler`, `TargetSparsity` and `WeightHistogram` warn of the mistakes in penalties that show without data when training
+    starts.
 
     Args:
         model: A Keras model, compiled or not. Nothing of it changes.
@@ -98,6 +104,8 @@ def check(model: Any, batch: tuple | None = None) -> Check:
         if not getattr(model, "compiled", False):
             raise ValueError("Argument `batch` needs a compiled model, whose loss is evaluated on it. Received: a model without a loss")
         findings += _on_batch(model, *batch)
+    else:
+        findings += outputs_against_losses(model)
     return Check(model.name, tuple(findings))
 
 
@@ -124,7 +132,7 @@ def _on_batch(model: Any, x: Any, y: Any, sample_weight: Any = None) -> list[Fin
         shares = sorted(zip(penalties, names, strict=True), reverse=True)
         message = f"penalties are {sum(penalties):.3g}, larger than the loss on the data, {data:.3g}, at the start"
         found.append(finding("large", tuple(name for _, name in shares), message))
-    return found
+    return outputs_against_losses(model, outputs) + found
 
 
 def _equal(value: float, other: float) -> bool:

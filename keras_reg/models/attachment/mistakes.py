@@ -51,6 +51,11 @@ KINDS = {
         "compile with `keras_reg.optimizers.Proximal(optimizer)`",
         True,
     ),
+    "activity": (
+        "a proximal penalty on a layer's outputs: a prox is for weights, so its gradient acts, and gives no exact zeros",
+        "`proximal=False` there, or the penalty as `kernel_regularizer`",
+        True,
+    ),
     "twice": (
         "its penalty is in the loss a second time, through `add_loss`",
         "keep the regularizer or the `add_loss`, not both",
@@ -85,6 +90,10 @@ def find(model: Any, thorough: bool = True) -> list[Finding]:
     for unit in units(model):
         if thorough or not _looks_consistent(unit):
             _compare_with_rebuilt(unit, note)
+    for layer in layers_of(model):
+        regularizer = getattr(layer, "activity_regularizer", None)
+        if isinstance(regularizer, Penalty) and regularizer.proximal:
+            found.setdefault("activity", {}).setdefault((layer.path or layer.name).removeprefix(f"{model.name}/"))
     owners = {id(v): layer for layer in layers_of(model) for v in own_variables(layer)}
     optimizer = getattr(model, "optimizer", None)
     proximal = list(proximal_optimizers(optimizer)) if optimizer is not None else []
@@ -218,7 +227,7 @@ def warn_of_mistakes(model: Any) -> None:
     new = []
     for finding in find(model, thorough=False):
         weights = sorted(set(finding.weights) - (starting if finding.kind == "no-op" else set()))
-        if finding.sure and finding.kind != "unapplied" and weights and (finding.kind, *weights) not in known:
+        if finding.sure and finding.kind not in ("unapplied", "activity") and weights and (finding.kind, *weights) not in known:
             known.add((finding.kind, *weights))
             where = ", ".join(weights[:4]) + (", …" if len(weights) > 4 else "")
             new.append(f"{where}: {finding.message}. To mend it: {finding.remedy}.")
