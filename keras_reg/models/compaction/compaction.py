@@ -8,6 +8,7 @@ import numpy as np
 from keras_reg.models.attachment.assignment import Assignment, own_copy
 from keras_reg.models.attachment.rebuilt import same_regularizer
 from keras_reg.models.compaction import rules as rules
+from keras_reg.models.compaction.classes import is_of_the_hub
 from keras_reg.models.compaction.compiling import compile_alike
 from keras_reg.models.compaction.making import is_own, own_object
 from keras_reg.models.compaction.rule import Rule
@@ -31,6 +32,8 @@ class Compaction:
         self.tracer = Tracer()
         self.inputs = [_input(tensor, self.tracer.graph) for tensor in graph.inputs]
         self.outputs = self.tracer.trace(model, self.inputs)
+        if is_of_the_hub(model, "Task"):
+            self._hold_the_head(graph)
         self.tracer.settle()
         units = self.tracer.graph
         units.never_empty.extend(signal.units for signal in self.inputs if signal.axis is not None)
@@ -41,6 +44,14 @@ class Compaction:
             for signal in self.inputs:
                 signal.pin(units, model.name, "is an input of the model")
         units.mark(units.needed(units.pins))
+
+    def _hold_the_head(self, graph: Any) -> None:
+        """A task of KerasHub makes the layers after its backbone itself, as wide as it always does."""
+        head = {id(operation) for operation in graph.operations if not hasattr(operation, "layers")}
+        for rule, _, outputs in self.tracer.calls:
+            if id(rule.layer) in head and rule.slots():
+                for signal in outputs:
+                    signal.pin(self.tracer.graph, rule.name, "is of the head of a task, which makes it itself")
 
     @property
     def rules(self) -> list[Rule]:

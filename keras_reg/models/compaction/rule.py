@@ -110,6 +110,17 @@ class Rule:
         """The weights that no layer within has a rule for."""
         return list(self.layer.weights) if isinstance(self.layer, keras.Layer) else []
 
+    def fits(self, new: Any) -> bool:
+        """After `mark`: whether a layer that somebody else made has the widths of the smaller one."""
+        if not isinstance(self.layer, keras.Layer):
+            return True
+        cut = {id(slot.variable(self.layer)): slot for slot in self.slots()}
+        wanted = [
+            cut[id(variable)].cut(np.empty(variable.shape, bool), self.graph).shape if id(variable) in cut else tuple(variable.shape)
+            for variable in self.layer.variables
+        ]
+        return wanted == [tuple(variable.shape) for variable in new.variables]
+
     def parts(self, new: Any) -> list[tuple["Rule", Any]]:
         """The rules of the layers within, each with its new layer; itself where it has the weights."""
         return [(self, new)]

@@ -1,7 +1,7 @@
 """Follows units through the graph of a model, call by call."""
 
+import contextlib
 import inspect
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +9,9 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_reg.models.attachment.carrier import original_class
+from keras_reg.models.compaction.classes import is_of_the_hub, like, sequential_like, task_like
 from keras_reg.models.compaction.constants import rounded
+from keras_reg.models.compaction.kept import Unkeepable, original_kind
 from keras_reg.models.compaction.rule import Rule, signals_in
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.units import Units
@@ -92,7 +93,7 @@ class Tracer:
         if graph_of(operation) is not None:
             return _RULES[keras.Model]
         if isinstance(operation, keras.Layer):
-            kind = original_class(operation)
+            kind = original_kind(operation)
             return _RULES.get(kind) or _RULES.get(f"{kind.__module__}.{kind.__qualname__}", Barrier)
         known = type(operation).__module__.startswith("keras.")
         return _RULES.get(type(operation).__name__, Barrier) if known else Barrier
@@ -197,6 +198,9 @@ class Tracer:
 
     def rebuild(self, model: Any, inputs: list[Signal]) -> Any:
         """A model of the new layers, on inputs of the width that is left."""
+        if is_of_the_hub(model, "Task"):
+            with contextlib.suppress(Unkeepable):
+                return self._rebuild_task(model)
         graph = graph_of(model)
         tensors = []
         for tensor, signal in zip(graph.inputs, inputs, strict=True):
@@ -206,16 +210,28 @@ class Tracer:
             old = tensor._keras_history.operation
             tensors.append(type(old).from_config({**old.get_config(), "batch_shape": tuple(shape)}))
         if isinstance(model, keras.Sequential):
-            kind = _same_kind(model, ["self", "layers", "trainable", "name"], keras.Sequential)
-            return kind([tensors[0], *map(self.rebuilt, model.layers)], name=model.name)
+            return sequential_like(model, [tensors[0], *map(self.rebuilt, model.layers)])
 
         def visit(operation, args, kwargs, outputs):
             return tree.flatten(self.rebuilt(operation)(*args, **kwargs))
 
         outputs = walk(model, [layer.output for layer in tensors], visit)
         inputs = tree.pack_sequence_as(graph._inputs_struct, [layer.output for layer in tensors])
-        kind = _same_kind(model, ["self", "inputs", "outputs", "name", "kwargs"], keras.Model)
-        return kind(inputs, tree.pack_sequence_as(graph._outputs_struct, outputs), name=model.name)
+        return like(model, inputs, tree.pack_sequence_as(graph._outputs_struct, outputs), self._new)
+
+    def _rebuild_task(self, model: Any) -> Any:
+        """One around a smaller backbone, if its head comes out as the rules have it."""
+        if id(model.backbone) not in self.rules:
+            raise Unkeepable(f"{model.name} does not call its backbone as a whole")
+        new = task_like(model, self.rebuilt(model.backbone))
+        news = {operation.name: operation for operation in new.operations}
+        for operation in model.operations:
+            rule, other = self.rules.get(id(operation)), news[operation.name]
+            if operation is not model.backbone and rule is not None:
+                if not rule.fits(other):
+                    raise Unkeepable(f"{model.name}: {operation.name} comes out in another form")
+                self._new[id(operation)] = other
+        return new
 
     def parts(self, model: Any) -> list[tuple[Rule, Any]]:
         """The rules of all layers with weights of their own, each with its new layer."""
@@ -254,21 +270,3 @@ def _special(args: tuple, kwargs: dict) -> str | None:
     if any(getattr(item, "shape", ()) and not isinstance(item, Signal) for item in tree.flatten((args, kwargs))):
         return "is called with an array of a fixed width"
     return None
-
-
-def _same_kind(model: Any, parameters: list[str], other: type) -> type:
-    """The class of a model, if it is made as Keras's own are; else that of Keras, with a warning if methods are lost."""
-    kind = original_class(model)
-    if list(inspect.signature(kind.__init__).parameters) in (["self", "args", "kwargs"], parameters):
-        return kind
-    own = [name for name in _OVERRIDDEN if not getattr(kind, name).__module__.startswith("keras")]
-    if own:
-        warnings.warn(
-            f"{model.name!r} becomes a plain keras.{other.__name__} without the {', '.join(own)} of {kind.__name__}, whose constructor "
-            "takes other arguments than that of Keras's model.",
-            stacklevel=2,
-        )
-    return other
-
-
-_OVERRIDDEN = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
