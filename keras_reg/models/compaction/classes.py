@@ -52,10 +52,8 @@ def task_like(model: Any, backbone: Any) -> Any:
         new = kind.from_config(config)
     except Exception as error:  # KerasHub's own, of whatever kind
         raise Unkeepable(f"{model.name}: {error}") from error
-    olds, news = ({operation.name: operation for operation in one.operations} for one in (model, new))
-    if [(name, type(one)) for name, one in olds.items() if one is not model.backbone] != [
-        (name, type(one)) for name, one in news.items() if one is not backbone
-    ]:
+    olds, news = ([type(operation) for operation in one.operations if operation is not one.backbone] for one in (model, new))
+    if olds != news:
         raise Unkeepable(f"{model.name}: its head is another")
     return new
 

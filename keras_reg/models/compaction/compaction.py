@@ -10,10 +10,11 @@ from keras_reg.models.attachment.rebuilt import same_regularizer
 from keras_reg.models.compaction import rules as rules
 from keras_reg.models.compaction.classes import is_of_the_hub
 from keras_reg.models.compaction.compiling import compile_alike
+from keras_reg.models.compaction.graphs import graph_of
 from keras_reg.models.compaction.making import is_own, own_object
 from keras_reg.models.compaction.rule import Rule
 from keras_reg.models.compaction.signals import Signal
-from keras_reg.models.compaction.tracer import Tracer, graph_of
+from keras_reg.models.compaction.tracer import Tracer
 from keras_reg.models.compaction.transfer import transfer
 from keras_reg.regularizers.structural import StructuralGroupLasso, cut
 
@@ -65,9 +66,9 @@ class Compaction:
 
     def build(self) -> Any:
         """The smaller model."""
-        new = self.tracer.rebuild(self.model, self.inputs)
-        self.tracer.restore()
-        pairs = self.tracer.parts(self.model)
+        new = self.tracer.maker.rebuild(self.model, self.inputs)
+        self.tracer.maker.restore()
+        pairs = self.tracer.maker.parts(self.model)
         sources = [source for rule, layer in pairs for source in transfer(rule, layer, self.tracer.graph)]
         self._put_penalties(new, sources)
         _same_trainable(self.model, new)

@@ -24,7 +24,7 @@ class Kept:
 
     def get_config(self) -> dict[str, Any]:
         graph = keras.Model(self._inputs_struct, self._outputs_struct, name=self.name)
-        layers = {id(layer): layer.name for layer in graph.layers}
+        layers = {id(inner): [layer.name, place] for layer in graph.layers for place, inner in enumerate(layer._flatten_layers())}
         return {
             "class": keras.saving.get_registered_name(type(self).__bases__[-1]),
             "graph": keras.saving.serialize_keras_object(graph),
@@ -38,7 +38,7 @@ class Kept:
             return cls.__bases__[-1].from_config(config)
         kind = _hub_class(config["class"])
         graph = keras.saving.deserialize_keras_object(config["graph"])
-        layers = {layer.name: layer for layer in graph.layers}
+        layers = {layer.name: list(layer._flatten_layers()) for layer in graph.layers}
         attributes = {name: _decoded(value, layers) for name, value in config["attributes"].items()}
         policy = keras.dtype_policies.deserialize(config["dtype"])
         return _made(kind, graph._inputs_struct, graph._outputs_struct, graph.name, attributes, policy)
@@ -146,8 +146,8 @@ def _mapped(value: Any, found: dict[int, Any]) -> Any:
     return _decoded(_encoded(value, {}), {})
 
 
-def _encoded(value: Any, layers: dict[int, str]) -> dict[str, Any]:
-    """For a config: a layer of the graph by its name, anything else as itself."""
+def _encoded(value: Any, layers: dict[int, list]) -> dict[str, Any]:
+    """For a config: a layer of the graph by its name, one within it by its place there, anything else as itself."""
     if id(value) in layers:
         return {"layer": layers[id(value)]}
     if is_plain(value):
@@ -165,7 +165,8 @@ def _encoded(value: Any, layers: dict[int, str]) -> dict[str, Any]:
 def _decoded(value: dict[str, Any], layers: dict[str, Any]) -> Any:
     ((form, content),) = value.items()
     if form == "layer":
-        return layers[content]
+        name, place = content
+        return layers[name][place]
     if form == "list":
         return [_decoded(item, layers) for item in content]
     if form == "dict":

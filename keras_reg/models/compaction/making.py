@@ -104,3 +104,21 @@ def _sharing(layer: Any, shared: dict[int, Any]) -> Iterator[None]:
             keras_saving.record_object_after_serialization(inner, {"module": None})
             keras_saving.record_object_after_deserialization(shared[id(inner)], id(inner))
         yield
+
+
+def replace_within(layer: Any, old: Any, new: Any) -> None:
+    """Puts another layer into the place of one within a layer, wherever it is held there."""
+    for parent in layer._flatten_layers():
+        tracker = parent._tracker
+        locked = tracker.locked
+        tracker.unlock()
+        if tracker.is_in_store("layers", old):
+            # In its place: the order of layers is that of their weights.
+            tracker.replace_tracked_value("layers", old, new)
+        for name, value in list(vars(parent).items()):
+            if value is old:
+                setattr(parent, name, new)
+            elif isinstance(value, list) and name != "_layers" and any(item is old for item in value):
+                value[:] = [new if item is old else item for item in value]
+        if locked:
+            tracker.lock()

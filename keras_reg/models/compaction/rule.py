@@ -76,7 +76,7 @@ class Rule:
         if not isinstance(self.layer, keras.Layer):
             return self._operation()
         changes = self.changes()
-        new = made_again(self.layer, {**self._initial_values(), **changes}, self.tracer.shared_within(self.layer), self.name)
+        new = made_again(self.layer, {**self._initial_values(), **changes}, self.tracer.maker.shared_within(self.layer), self.name)
         if not changes:
             take_over_early(self.layer, new)
         return new
@@ -178,6 +178,13 @@ class Rule:
             values = np.empty(resolve(self.layer, path).shape, bool)
             total += positions * (slots[path].cut(values, self.graph) if kept else values).size
         return total
+
+
+class Barrier(Rule):
+    """A layer without a rule: whatever it reads and gives keeps its width."""
+
+    def call(self, args, kwargs, shapes):
+        return self.barrier(args, kwargs, shapes, f"there is no rule for {type(self.layer).__name__}")
 
 
 def signals_in(structure: Any) -> list[Signal]:
