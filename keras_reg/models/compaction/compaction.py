@@ -25,12 +25,13 @@ class Compaction:
     Args:
         model: A built Sequential or functional model.
         inputs: Whether input features may leave, too.
+        zeroed: Entries of weights that count as zero, by the `id` of the weight.
     """
 
-    def __init__(self, model: Any, inputs: bool = False):
+    def __init__(self, model: Any, inputs: bool = False, zeroed: dict[int, np.ndarray] | None = None):
         self.graph = graph = _checked(model)
         self.model = model
-        self.tracer = Tracer()
+        self.tracer = Tracer(zeroed or {})
         self.inputs = [_input(tensor, self.tracer.graph) for tensor in graph.inputs]
         self.outputs = self.tracer.trace(model, self.inputs)
         if is_of_the_hub(model, "Task"):

@@ -144,7 +144,18 @@ def _blockers(compaction: Compaction) -> list[Blocker]:
             held = matrix.inputs[matrix.stuck() & matrix.uses()[:, graph.kept(matrix.outputs)].any(1)]
             note(rule.name, "no bias can stand for a constant at the border of its padding", held, np.zeros(len(held)))
     blockers = [Blocker(layer, len(width), len(constant), reason) for (layer, reason), (width, constant) in found.items()]
-    return blockers + [Blocker(rule.name, *stays) for rule in compaction.rules for stays in rule.stays()]
+    blockers += [Blocker(rule.name, *stays) for rule in compaction.rules for stays in rule.stays()]
+    return blockers + _opaque(compaction, ends | {blocker.layer for blocker in blockers})
+
+
+def _opaque(compaction: Compaction, named: set[str]) -> list[Blocker]:
+    """Layers with weights of which nothing is followed, neither what they read nor what they give: nobody else would name them."""
+    widths = {rule.name: outputs[0].shape[-1] for rule, _, outputs in compaction.tracer.calls if outputs and outputs[0].shape}
+    return [
+        Blocker(rule.name, widths.get(rule.name) or 1, 0, rule.fenced)
+        for rule in compaction.rules
+        if rule.fenced and rule.name not in named and rule.owned()
+    ]
 
 
 def _unread(compaction: Compaction) -> dict[str, tuple[int, ...]]:

@@ -35,6 +35,8 @@ class Rule:
         self.graph: Units = tracer.graph
         self.positions: dict[str, int] = {}
         self.barred: str | None = None
+        # Why something is held at its width here, if it is.
+        self.fenced: str | None = None
 
     @property
     def name(self) -> str:
@@ -129,6 +131,7 @@ class Rule:
 
     def fence(self, args: tuple, kwargs: dict, shapes: list[tuple], reason: str) -> list[Signal]:
         """Inputs and outputs keep their width."""
+        self.fenced = self.fenced or reason
         for signal in signals_in((args, kwargs)):
             signal.pin(self.graph, self.name, reason)
         return [Signal(shape) for shape in shapes]
@@ -168,7 +171,12 @@ class Rule:
     def values(self, path: str) -> np.ndarray | None:
         """The present values of a weight."""
         variable = resolve(self.layer, path)
-        return None if variable is None else np.array(read(variable))
+        if variable is None:
+            return None
+        values = np.array(read(variable))
+        if id(variable) in self.tracer.zeroed:
+            values[self.tracer.zeroed[id(variable)]] = 0
+        return values
 
     def macs(self, kept: bool) -> int:
         """Multiplications of one example, before or after."""

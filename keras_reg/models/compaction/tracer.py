@@ -34,10 +34,15 @@ def rule_for(*kinds: Any) -> Callable[[type[Rule]], type[Rule]]:
 
 
 class Tracer:
-    """All rules of a model's layers, and the units that they share."""
+    """All rules of a model's layers, and the units that they share.
 
-    def __init__(self):
-        self.graph = Units()
+    Args:
+        zeroed: Entries of weights that count as zero, by the `id` of the weight.
+    """
+
+    def __init__(self, zeroed: dict[int, np.ndarray]):
+        self.zeroed = zeroed
+        self.graph = Units(trial=bool(zeroed))
         self.rules: dict[int, Rule] = {}
         self.calls: list[tuple[Rule, list[Signal], list[Signal]]] = []
         self.maker = Maker(self)

@@ -21,13 +21,14 @@ class Entrywise(Rule):
     def merge(self, operands: list, shape: tuple, function, adds: bool = False) -> list[Signal]:
         """The output; `operands` are signals and numbers, `function` takes an array for each of them, `adds` says that it is a sum."""
         signals = [operand for operand in operands if isinstance(operand, Signal)]
-        axis = next(
+        # The last of several: so has a reshape that leaves one unit, which has no axis for certain.
+        axis = max(
             (
                 len(shape) - len(s.shape) + s.axis
                 for s in signals
                 if s.axis is not None and _length(s, s.axis - len(s.shape)) == _length(Signal(shape), s.axis - len(s.shape))
             ),
-            None,
+            default=None,
         )
         if axis is None:
             for signal in signals:
