@@ -9,7 +9,7 @@ from keras import tree
 from keras_reg.models.compaction.classes import is_of_the_hub, like, sequential_like, task_like
 from keras_reg.models.compaction.graphs import graph_of, walk
 from keras_reg.models.compaction.kept import Unkeepable
-from keras_reg.models.compaction.making import replace_within
+from keras_reg.models.compaction.narrowed import replace_within
 from keras_reg.models.compaction.rule import Barrier, Rule
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.state import pairs

@@ -9,6 +9,7 @@ import keras
 
 from keras_reg.models.attachment.carrier import original_class
 from keras_reg.models.attachment.rebuilt import own_classes
+from keras_reg.models.compaction.narrowed import by_arguments, narrowed, unnarrowed_kind
 from keras_reg.regularizers.structural import without_structures
 from keras_reg.weights import layers_of
 
@@ -24,7 +25,7 @@ def made_again(layer: Any, changes: dict[str, Any], shared: dict[int, Any], name
         shared: New layers for those within it that others hold, too, by `id` of the old ones.
         name: What the layer is called in an error.
     """
-    cls = original_class(layer)
+    cls = unnarrowed_kind(layer)
     try:
         with _sharing(layer, shared), keras.saving.custom_object_scope(_classes(layer)):
             with _own_settings(layer) as settings:
@@ -33,13 +34,16 @@ def made_again(layer: Any, changes: dict[str, Any], shared: dict[int, Any], name
             config = without_structures({**config, **{key: settings[key] for key in config if key in settings}, **changes})
             return cls.from_config(config)
     except Exception as error:  # of the user's own code, or of KerasHub's
+        if cls.__module__.split(".")[0] == "keras_hub" and not changes:
+            with contextlib.suppress(Exception):
+                return narrowed(cls(**by_arguments(layer, cls)), {}, {}, layer._build_shapes_dict, by_arguments=True)
         raise ValueError(f"Layer {name!r} cannot be made again from its own config: {type(error).__name__}: {error}") from error
 
 
 def config_of(layer: Any) -> dict[str, Any]:
     """The config of a layer, without what may be carried around it."""
     with _own_settings(layer):
-        return original_class(layer).get_config(layer)
+        return unnarrowed_kind(layer).get_config(layer)
 
 
 def is_own(value: Any) -> bool:
@@ -104,21 +108,3 @@ def _sharing(layer: Any, shared: dict[int, Any]) -> Iterator[None]:
             keras_saving.record_object_after_serialization(inner, {"module": None})
             keras_saving.record_object_after_deserialization(shared[id(inner)], id(inner))
         yield
-
-
-def replace_within(layer: Any, old: Any, new: Any) -> None:
-    """Puts another layer into the place of one within a layer, wherever it is held there."""
-    for parent in layer._flatten_layers():
-        tracker = parent._tracker
-        locked = tracker.locked
-        tracker.unlock()
-        if tracker.is_in_store("layers", old):
-            # In its place: the order of layers is that of their weights.
-            tracker.replace_tracked_value("layers", old, new)
-        for name, value in list(vars(parent).items()):
-            if value is old:
-                setattr(parent, name, new)
-            elif isinstance(value, list) and name != "_layers" and any(item is old for item in value):
-                value[:] = [new if item is old else item for item in value]
-        if locked:
-            tracker.lock()

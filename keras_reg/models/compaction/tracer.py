@@ -10,8 +10,8 @@ from keras import tree
 
 from keras_reg.models.compaction.constants import rounded
 from keras_reg.models.compaction.graphs import graph_of, walk
-from keras_reg.models.compaction.kept import original_kind
 from keras_reg.models.compaction.maker import Maker
+from keras_reg.models.compaction.narrowed import unnarrowed_kind
 from keras_reg.models.compaction.rule import Barrier, Rule, signals_in
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.units import Units
@@ -68,7 +68,7 @@ class Tracer:
         if graph_of(operation) is not None:
             return _RULES[keras.Model]
         if isinstance(operation, keras.Layer):
-            kind = original_kind(operation)
+            kind = unnarrowed_kind(operation)
             return _RULES.get(kind) or _RULES.get(f"{kind.__module__}.{kind.__qualname__}", Barrier)
         known = type(operation).__module__.startswith("keras.")
         return _RULES.get(type(operation).__name__, Barrier) if known else Barrier

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from keras_reg.models.attachment.carrier import original_class
 from keras_reg.models.compaction.activations import entrywise
 from keras_reg.models.compaction.constants import apply
 from keras_reg.models.compaction.rule import Rule
@@ -95,17 +94,3 @@ class ViTRule(FeedforwardRule):
 
     def find(self):
         return [(f"encoder_layers.{n}.mlp.dense_1", f"encoder_layers.{n}.mlp.dense_2") for n in range(len(self.layer.encoder_layers))]
-
-
-@rule_for("keras_hub.src.models.vit.vit_layers.ViTPatchingAndEmbedding")
-class PatchingRule(Rule):
-    """Its config has two entries that its constructor does not take, and lacks one that it does."""
-
-    def call(self, args, kwargs, shapes):
-        return self.barrier(args, kwargs, shapes, "adds embeddings of places")
-
-    def rebuild(self):
-        config = self.own_config()
-        for entry in ("num_patches", "num_positions"):
-            config.pop(entry, None)
-        return original_class(self.layer).from_config({**config, "use_patch_bias": self.layer.use_patch_bias})
