@@ -33,6 +33,7 @@ class Compaction:
         self.model = model
         self.tracer = Tracer(zeroed or {})
         self.inputs = [_input(tensor, self.tracer.graph) for tensor in graph.inputs]
+        self.tracer.generates = is_of_the_hub(model, "Task") and hasattr(model, "generate")
         self.outputs = self.tracer.trace(model, self.inputs)
         if is_of_the_hub(model, "Task"):
             self._hold_the_head(graph)

@@ -51,7 +51,11 @@ keras.saving.register_keras_serializable(package=PACKAGE, name="Narrowed")(Narro
 
 
 def narrowed(
-    layer: Any, parts: dict[str, tuple[Any, dict]], attributes: dict[str, dict[str, Any]], build: dict[str, Any], by_arguments: bool
+    layer: Any,
+    parts: dict[str, tuple[Any, dict]],
+    attributes: dict[str, dict[str, Any]],
+    build: dict[str, Any],
+    by_arguments: bool = False,
 ) -> Any:
     """A layer that is not built yet, of its class, with narrower layers.
 
@@ -62,21 +66,32 @@ def narrowed(
         build: The shapes to build the layer with, before the narrower ones take their places.
         by_arguments: Whether the class itself has no config that its constructor takes.
     """
-    own_build = layer.build
+    if isinstance(layer, Narrowed):  # for want of a config
+        given = layer._narrow
+        parts, attributes, by_arguments = {**given["parts"], **parts}, {**given["attributes"], **attributes}, given["by_arguments"]
 
-    @functools.wraps(own_build)
-    def build_narrowed(*args, **kwargs):
-        own_build(**build)
+    def narrow():
         for path, (part, shapes) in parts.items():
             _put(layer, path, part, shapes)
         for path, values in attributes.items():
             for name, value in values.items():
                 setattr(resolve(layer, path) if path else layer, name, value)
 
+    own_build = inspect.unwrap(layer.build, stop=lambda function: not hasattr(function, "_narrows"))
+
+    @functools.wraps(own_build)
+    def build_narrowed(*args, **kwargs):
+        own_build(**build)
+        narrow()
+
+    if layer.built:  # by its constructor
+        narrow()
+    build_narrowed._narrows = True
+    kind = type(layer).__bases__[-1] if isinstance(layer, Narrowed) else type(layer)
     # Past the tracking of attributes by Keras and PyTorch.
     object.__setattr__(layer, "_narrow", {"parts": parts, "attributes": attributes, "build": build, "by_arguments": by_arguments})
     object.__setattr__(layer, "build", build_narrowed)
-    object.__setattr__(layer, "__class__", _subclass(type(layer)))
+    object.__setattr__(layer, "__class__", _subclass(kind))
     return layer
 
 

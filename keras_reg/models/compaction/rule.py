@@ -28,12 +28,16 @@ class Rule:
     several = False
     # Whether the weights are those of layers within that have rules of their own.
     wraps = False
+    # Whether those of layers within do not concern it.
+    alone = False
 
     def __init__(self, layer: Any, tracer: Any):
         self.layer = layer
         self.tracer = tracer
         self.graph: Units = tracer.graph
         self.positions: dict[str, int] = {}
+        # The arguments of the first call.
+        self.first: tuple[tuple, dict] | None = None
         self.barred: str | None = None
         # Why something is held at its width here, if it is.
         self.fenced: str | None = None
@@ -111,6 +115,19 @@ class Rule:
     def owned(self) -> list[keras.Variable]:
         """The weights that no layer within has a rule for."""
         return list(self.layer.weights) if isinstance(self.layer, keras.Layer) else []
+
+    def build_shapes(self) -> dict[str, Any]:
+        """After `mark`: the shapes to build the smaller layer with, where it is not built by being called."""
+        (first,), further = self.first
+        shapes = {}
+        for name, shape in self.layer._build_shapes_dict.items():
+            signal = further.get(name.removesuffix("_shape"), first)
+            if shape is not None:
+                shape = list(shape)
+                if isinstance(signal, Signal) and signal.axis is not None:
+                    shape[signal.axis] = self.width(signal.units)
+            shapes[name] = shape if shape is None else tuple(shape)
+        return shapes
 
     def fits(self, new: Any) -> bool:
         """After `mark`: whether a layer that somebody else made has the widths of the smaller one."""

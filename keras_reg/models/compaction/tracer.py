@@ -52,6 +52,8 @@ class Tracer:
         self.shared: dict[int, list[Any]] = {}
         # Whether some steps of sequences are masked anywhere.
         self.masks = False
+        # Whether the model generates step by step, from a cache that it makes itself.
+        self.generates = False
 
     def prefix(self, layer: Any) -> str:
         """The layer's name, that of the nested model before it."""
@@ -77,6 +79,7 @@ class Tracer:
         """One call of a layer or operation."""
         rule = self.rule(operation)
         args, kwargs = _arranged(operation, args, kwargs)
+        rule.first = rule.first or (args, kwargs)
         self.masks |= any("mask" in name and bool(signals_in(value)) for name, value in kwargs.items())
         reason = _special(args, kwargs)
         if reason is None and not rule.several and args and not isinstance(args[0], Signal) and signals_in(args[0]):
@@ -136,11 +139,19 @@ class Tracer:
 
     def nested(self, model: Any, inputs: list[Signal]) -> list[Signal]:
         """The same for a model within the model."""
-        self._prefixes.append(model.name)
+        self.enter(model)
         try:
             return self.trace(model, inputs)
         finally:
-            self._prefixes.pop()
+            self.leave()
+
+    def enter(self, layer: Any) -> None:
+        """What is visited from here on is within this layer."""
+        self._prefixes.append(layer.name)
+
+    def leave(self) -> None:
+        """Back to what is around it."""
+        self._prefixes.pop()
 
 
 def _arranged(operation: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
