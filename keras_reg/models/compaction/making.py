@@ -9,7 +9,8 @@ import keras
 
 from keras_reg.models.attachment.carrier import original_class
 from keras_reg.models.attachment.rebuilt import own_classes
-from keras_reg.models.compaction.narrowed import by_arguments, narrowed, unnarrowed_kind
+from keras_reg.models.compaction.narrowed import Narrowed, by_arguments, narrowed, unnarrowed_kind
+from keras_reg.models.compaction.slots import resolve
 from keras_reg.regularizers.structural import without_structures
 from keras_reg.weights import layers_of
 
@@ -32,12 +33,22 @@ def made_again(layer: Any, changes: dict[str, Any], shared: dict[int, Any], name
                 config = cls.get_config(layer)
             # Parts of a structural penalty fit the old widths: they are cut and put back once the weights are there.
             config = without_structures({**config, **{key: settings[key] for key in config if key in settings}, **changes})
-            return cls.from_config(config)
+            return _narrow_again(layer, cls.from_config(config), shared)
     except Exception as error:  # of the user's own code, or of KerasHub's
         if cls.__module__.split(".")[0] == "keras_hub" and not changes:
             with contextlib.suppress(Exception):
-                return narrowed(cls(**by_arguments(layer, cls)), {}, {}, layer._build_shapes_dict, by_arguments=True)
+                new = narrowed(cls(**by_arguments(layer, cls)), {}, {}, dict(layer._build_shapes_dict), by_arguments=True)
+                return _narrow_again(layer, new, shared)
         raise ValueError(f"Layer {name!r} cannot be made again from its own config: {type(error).__name__}: {error}") from error
+
+
+def _narrow_again(layer: Any, new: Any, shared: dict[int, Any]) -> Any:
+    """With narrower layers within, if the old one has such."""
+    if not isinstance(layer, Narrowed):
+        return new
+    given = layer._narrow
+    parts = {path: (made_again(resolve(layer, path), {}, shared, path), shapes) for path, (_, shapes) in given["parts"].items()}
+    return narrowed(new, parts, given["attributes"], given["build"], given["by_arguments"])
 
 
 def config_of(layer: Any) -> dict[str, Any]:

@@ -22,8 +22,9 @@ class Narrowed:
     def get_config(self) -> dict[str, Any]:
         parts = {}
         for path, (part, shapes) in self._narrow["parts"].items():
-            layer = resolve(self, path) if self.built else part
-            parts[path] = {"layer": keras.saving.serialize_keras_object(layer), "build": shapes}
+            node = keras.saving.serialize_keras_object(resolve(self, path) if self.built else part)
+            node.pop("build_config", None)  # it is built in its place
+            parts[path] = {"layer": node, "build": shapes}
         kind = type(self).__bases__[-1]
         layer = {
             "module": kind.__module__,
@@ -68,7 +69,8 @@ def narrowed(
     """
     if isinstance(layer, Narrowed):  # for want of a config
         given = layer._narrow
-        parts, attributes, by_arguments = {**given["parts"], **parts}, {**given["attributes"], **attributes}, given["by_arguments"]
+        parts, by_arguments = {**given["parts"], **parts}, given["by_arguments"]
+        attributes = {path: given["attributes"].get(path, {}) | attributes.get(path, {}) for path in given["attributes"] | attributes}
 
     def narrow():
         for path, (part, shapes) in parts.items():

@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_reg.models.compaction.activations import continuous, entrywise
 from keras_reg.models.compaction.constants import apply
-from keras_reg.models.compaction.narrowed import narrowed
+from keras_reg.models.compaction.narrowed import Narrowed, narrowed
 from keras_reg.models.compaction.rule import Rule, signals_in
 from keras_reg.models.compaction.rules.einsum import EinsumDenseRule
 from keras_reg.models.compaction.rules.merging import Entrywise, product
@@ -171,7 +171,7 @@ class BlockRule(Entrywise):
         attributes = {
             path: {name: self.width(units) for name, units in numbers.items()} for path, numbers in self.numbers.items() if numbers
         }
-        build = dict(self.layer._build_shapes_dict)
+        build = self.layer._narrow["build"] if isinstance(self.layer, Narrowed) else dict(self.layer._build_shapes_dict)
         return narrowed(new, parts, attributes, build)
 
     def parts(self, new):

@@ -44,18 +44,28 @@ class DecoderRule(EncoderRule):
         return [self.around("_feedforward_layer_norm", x, self.transformed)]
 
 
-@rule_for(f"{_MODELS}vit.vit_layers.ViTEncoder", f"{_MODELS}deit.deit_layers.DeiTEncoder")
-class ViTRule(BlockRule):
-    paths = ("encoder_layers.0.mha._output_dense", "encoder_layers.0.mlp.dense_1", "encoder_layers.0.mlp.dense_2", "layer_norm")
+def _images(first: str, second: str) -> type:
+    """The rule for a transformer of images whose feedforward parts have these names."""
 
-    def run(self, x, kwargs, shapes):
-        for number in range(len(self.layer.encoder_layers)):
-            block = f"encoder_layers.{number}"
-            y = self.norm(f"{block}.layer_norm_1", x)
-            x = self.add(self.attention(f"{block}.mha", y, y), x)
-            y = self.feedforward(f"{block}.mlp.dense_1", f"{block}.mlp.dense_2", self.norm(f"{block}.layer_norm_2", x))
-            x = self.add(x, y)
-        return [self.norm("layer_norm", x)]
+    class ImagesRule(BlockRule):
+        paths = ("encoder_layers.0.mha._output_dense", f"encoder_layers.0.{first}", f"encoder_layers.0.{second}", "layer_norm")
+
+        def refusal(self, kwargs):
+            return "returns more than its output" if kwargs.get("output_hidden_states") or kwargs.get("return_attention_scores") else None
+
+        def run(self, x, kwargs, shapes):
+            for number in range(len(self.layer.encoder_layers)):
+                block = f"encoder_layers.{number}"
+                y = self.norm(f"{block}.layer_norm_1", x)
+                x = self.add(self.attention(f"{block}.mha", y, y), x)
+                x = self.add(self.feedforward(f"{block}.{first}", f"{block}.{second}", self.norm(f"{block}.layer_norm_2", x)), x)
+            return [self.norm("layer_norm", x)]
+
+    return ImagesRule
+
+
+rule_for(f"{_MODELS}vit.vit_layers.ViTEncoder")(_images("mlp.dense_1", "mlp.dense_2"))
+rule_for(f"{_MODELS}deit.deit_layers.DeiTEncoder")(_images("mlp.dense", "output_layer.dense"))
 
 
 def _gated_decoder(attention: str, dense: tuple, before: str, after: str, gate: tuple) -> type:
@@ -85,19 +95,22 @@ rule_for(f"{_MODELS}phi3.phi3_decoder.Phi3Decoder")(
 )
 
 
-@rule_for(
-    f"{_MODELS}mixtral.mixtral_decoder.MixtralTransformerDecoder",
-    f"{_MODELS}qwen_moe.qwen_moe_decoder.QwenMoeTransformerDecoder",
-)
-class ExpertsRule(BlockRule):
-    """Experts keep their width, and so does what is between the blocks."""
+def _experts(dense: tuple) -> type:
+    """The rule for a decoder with experts, which keep their width, as does what is between the blocks."""
 
-    paths = (*(f"_self_attention_layer.{name}" for name in _DENSE), "_self_attention_layernorm")
+    class ExpertsRule(BlockRule):
+        paths = (*(f"_self_attention_layer.{name}" for name in dense), "_self_attention_layernorm")
 
-    def run(self, x, kwargs, shapes):
-        x = self.add(self.heads("_self_attention_layer", self.norm("_self_attention_layernorm", x), _DENSE), x)
-        x.pin(self.graph, self.name, "has experts, which are not looked into")
-        return [Signal(shapes[0])]
+        def run(self, x, kwargs, shapes):
+            x = self.add(self.heads("_self_attention_layer", self.norm("_self_attention_layernorm", x), dense), x)
+            x.pin(self.graph, self.name, "has experts, which are not looked into")
+            return [Signal(shapes[0])]
+
+    return ExpertsRule
+
+
+rule_for(f"{_MODELS}mixtral.mixtral_decoder.MixtralTransformerDecoder")(_experts(_OPEN))
+rule_for(f"{_MODELS}qwen_moe.qwen_moe_decoder.QwenMoeTransformerDecoder")(_experts((*_OPEN[:3], "_output_dense")))
 
 
 def _gelu(x):
@@ -107,7 +120,7 @@ def _gelu(x):
 register_activation(_gelu)
 
 
-@rule_for(f"{_MODELS}gemma.gemma_decoder_block.GemmaDecoderBlock")
+@rule_for(f"{_MODELS}gemma.gemma_decoder_block.GemmaDecoderBlock", f"{_MODELS}gemma3.gemma3_decoder_block.Gemma3DecoderBlock")
 class GemmaRule(BlockRule):
     paths = (*(f"attention.{name}" for name in _OPEN), "gating_ffw", "gating_ffw_2", "ffw_linear", "pre_attention_norm", "pre_ffw_norm")
 
@@ -116,6 +129,23 @@ class GemmaRule(BlockRule):
         x = self.add(x, self.norm("post_attention_norm", y) if self.layer.use_post_attention_norm else y)
         y = self.gated("gating_ffw", "gating_ffw_2", "ffw_linear", self.norm("pre_ffw_norm", x), _gelu)
         return [self.add(self.norm("post_ffw_norm", y) if self.layer.use_post_ffw_norm else y, x)]
+
+
+@rule_for(f"{_MODELS}smollm3.smollm3_layers.SmolLM3DecoderLayer")
+class SmolLM3Rule(BlockRule):
+    """Its heads come from one axis: they stay."""
+
+    paths = (*(f"self_attn.{name}_proj" for name in "qkvo"), *(f"mlp.{name}_proj" for name in ("gate", "up", "down")), "input_layernorm")
+
+    def run(self, x, kwargs, shapes):
+        y = self.norm("input_layernorm", x)
+        for name in "qkv":
+            self.dense(f"self_attn.{name}_proj", y).pin(self.graph, self.name, "has heads along one axis")
+        attention = self.layer.self_attn
+        y = self.dense("self_attn.o_proj", Signal((*x.shape[:-1], attention.num_attention_heads, attention.head_dim)))
+        x = self.add(x, y)
+        y = self.norm("post_attention_layernorm", x)
+        return [self.add(x, self.gated("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", y, keras.activations.silu))]
 
 
 @rule_for(f"{_MODELS}t5.t5_transformer_layer.T5TransformerLayer")
@@ -152,13 +182,14 @@ class FeedforwardOnly(BlockRule):
 
     def run(self, x, kwargs, shapes):
         x.pin(self.graph, self.name, "has attention that is not looked into")
-        y = self.feedforward(*self.pair, Signal(x.shape), self.between)
+        between = self.inner(self.between) if isinstance(self.between, str) else self.between
+        y = self.feedforward(*self.pair, Signal(x.shape), between)
         y.pin(self.graph, self.name, "normalizes over its channels")
         return [Signal(shape) for shape in shapes]
 
 
 def _feedforward_only(pair: tuple[str, str], activation=None) -> type:
-    attributes = {"pair": pair, "paths": pair, "between": activation and staticmethod(activation)}
+    attributes = {"pair": pair, "paths": pair, "between": staticmethod(activation) if callable(activation) else activation}
     return type("FeedforwardOnlyRule", (FeedforwardOnly,), attributes)
 
 
@@ -173,3 +204,4 @@ rule_for(
 rule_for(f"{_MODELS}esm.esm_encoder.ESMEncoder", f"{_MODELS}roformer_v2.roformer_v2_encoder.RoformerV2Encoder")(
     _feedforward_only(_INTERMEDIATE)
 )
+rule_for(f"{_MODELS}xlnet.xlnet_encoder.XLNetEncoder")(_feedforward_only(_INTERMEDIATE, "activation_function_ff"))

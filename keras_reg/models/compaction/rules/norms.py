@@ -14,7 +14,7 @@ from keras_reg.models.compaction.tracer import rule_for
 from keras_reg.models.compaction.units import FIXED, Read
 
 _MODELS = "keras_hub.src.models."
-_GEMMA = f"{_MODELS}gemma.rms_normalization"
+_GEMMA = (f"{_MODELS}gemma.rms_normalization", f"{_MODELS}gemma3.gemma3_layers")
 
 
 @rule_for(
@@ -26,7 +26,7 @@ _GEMMA = f"{_MODELS}gemma.rms_normalization"
     f"{_MODELS}qwen_moe.qwen_moe_layernorm.QwenMoeLayerNorm",
     f"{_MODELS}qwen3.qwen3_layernorm.Qwen3LayerNorm",
     f"{_MODELS}phi3.phi3_layernorm.Phi3LayerNorm",
-    f"{_GEMMA}.RMSNormalization",
+    *(f"{module}.RMSNormalization" for module in _GEMMA),
     f"{_MODELS}t5.t5_layer_norm.T5LayerNorm",
 )
 class RootMeanSquareRule(Rule):
@@ -62,7 +62,7 @@ class RootMeanSquareRule(Rule):
     @property
     def offset(self) -> float:
         """What Gemma adds to its scales."""
-        return 1.0 if unnarrowed_kind(self.layer).__module__ == _GEMMA else 0.0
+        return 1.0 if unnarrowed_kind(self.layer).__module__ in _GEMMA else 0.0
 
     def ratio(self) -> float:
         return len(self.units) / self.width(self.units)
