@@ -50,7 +50,7 @@ class Compaction:
 
     def _hold_the_head(self, graph: Any) -> None:
         """A task of KerasHub makes the layers after its backbone itself, as wide as it always does."""
-        head = {id(operation) for operation in graph.operations if not hasattr(operation, "layers")}
+        head = {id(operation) for operation in graph.operations} - {id(layer) for layer in self.model.backbone._flatten_layers()}
         for rule, _, outputs in self.tracer.calls:
             if id(rule.layer) in head and rule.slots():
                 for signal in outputs:

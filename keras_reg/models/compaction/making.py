@@ -35,9 +35,10 @@ def made_again(layer: Any, changes: dict[str, Any], shared: dict[int, Any], name
             config = without_structures({**config, **{key: settings[key] for key in config if key in settings}, **changes})
             return _narrow_again(layer, cls.from_config(config), shared)
     except Exception as error:  # of the user's own code, or of KerasHub's
-        if cls.__module__.split(".")[0] == "keras_hub" and not changes:
+        if cls.__module__.split(".")[0] == "keras_hub":
             with contextlib.suppress(Exception):
-                new = narrowed(cls(**by_arguments(layer, cls)), {}, {}, dict(layer._build_shapes_dict), by_arguments=True)
+                given = {**by_arguments(layer, cls), **changes}
+                new = narrowed(cls(**given), {}, {}, None if changes else dict(layer._build_shapes_dict), by_arguments=True)
                 return _narrow_again(layer, new, shared)
         raise ValueError(f"Layer {name!r} cannot be made again from its own config: {type(error).__name__}: {error}") from error
 

@@ -55,7 +55,7 @@ def narrowed(
     layer: Any,
     parts: dict[str, tuple[Any, dict]],
     attributes: dict[str, dict[str, Any]],
-    build: dict[str, Any],
+    build: dict[str, Any] | None,
     by_arguments: bool = False,
 ) -> Any:
     """A layer that is not built yet, of its class, with narrower layers.
@@ -64,7 +64,7 @@ def narrowed(
         layer: The layer.
         parts: The narrower layers, not built, by the paths of those that they stand for, each with the shapes to build it with.
         attributes: Numbers that say how wide something is, by the paths of the layers that have them.
-        build: The shapes to build the layer with, before the narrower ones take their places.
+        build: The shapes to build the layer with, before the narrower ones take their places; `None` for those that it is given.
         by_arguments: Whether the class itself has no config that its constructor takes.
     """
     if isinstance(layer, Narrowed):  # for want of a config
@@ -83,7 +83,10 @@ def narrowed(
 
     @functools.wraps(own_build)
     def build_narrowed(*args, **kwargs):
-        own_build(**build)
+        if build is None:
+            own_build(*args, **kwargs)
+        else:
+            own_build(**build)
         narrow()
 
     if layer.built:  # by its constructor
@@ -124,7 +127,7 @@ def _put(layer: Any, path: str, part: Any, shapes: dict[str, Any]) -> None:
 
 def by_arguments(layer: Any, kind: type) -> dict[str, Any]:
     """A config from what a layer keeps of the arguments of its constructor."""
-    config = keras.Layer.get_config(layer)
+    config = {"name": layer.name, "trainable": layer.trainable, "dtype": layer.dtype_policy}
     for name, parameter in inspect.signature(kind.__init__).parameters.items():
         if name == "self" or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
@@ -137,6 +140,8 @@ def by_arguments(layer: Any, kind: type) -> dict[str, Any]:
 
 def _serializable(config: dict[str, Any]) -> dict[str, Any]:
     def plain(value):
+        if isinstance(value, keras.dtype_policies.DTypePolicy):
+            return keras.dtype_policies.serialize(value)
         if isinstance(value, (keras.initializers.Initializer, keras.regularizers.Regularizer, keras.constraints.Constraint)):
             return keras.saving.serialize_keras_object(value)
         return keras.activations.serialize(value) if inspect.isfunction(value) else value

@@ -125,16 +125,18 @@ def _blockers(compaction: Compaction) -> list[Blocker]:
     last = {id(signal) for signal in compaction.outputs}
     # What gives the model's outputs has their width in any case.
     ends |= {rule.name for rule, _, outputs in compaction.tracer.calls if all(id(signal) in last for signal in outputs)}
-    fixed = {int(roots[FIXED])} | {root for pin in graph.pins if pin.layer in ends for root in roots[pin.units].tolist()}
+    fixed = {FIXED} | {root for pin in graph.pins if pin.layer in ends for root in roots[pin.units].tolist() if root != roots[FIXED]}
+    # Units that something fixed was added to are one with it, and yet each is somebody's.
+    names = np.where(roots == roots[FIXED], np.arange(len(roots)), roots)
     found: dict[tuple[str, str], tuple[set, set]] = {}
 
     def note(layer, reason, units, constants):
-        pinned = {*roots[units].tolist()} - fixed
+        pinned = {*names[units].tolist()} - fixed
         if pinned:
             all_units, constant = found.setdefault((layer, reason), (set(), set()))
             all_units |= pinned
             if constants is not None:
-                constant |= {*roots[units[np.isfinite(constants)]].tolist()} & pinned
+                constant |= {*names[units[np.isfinite(constants)]].tolist()} & pinned
 
     for pin in graph.pins:
         if pin.layer not in ends:

@@ -177,6 +177,6 @@ def _special(args: tuple, kwargs: dict) -> str | None:
     training = kwargs.get("training")
     if training is not None and not (isinstance(training, (bool, int, np.bool_)) and not training):
         return f"is called with training={training}"
-    if any(getattr(item, "shape", ()) and not isinstance(item, Signal) for item in tree.flatten((args, kwargs))):
+    if any(tuple(getattr(item, "shape", ())) and not isinstance(item, Signal) for item in tree.flatten((args, kwargs))):
         return "is called with an array of a fixed width"
     return None
