@@ -5,6 +5,7 @@ instance of a subclass of its class, whose config is that of the graph, with the
 """
 
 import functools
+import warnings
 from typing import Any
 
 import keras
@@ -37,7 +38,10 @@ class Kept:
         if "graph" not in config:  # Keras looked for the original by its name
             return cls.__bases__[-1].from_config(config)
         kind = _hub_class(config["class"])
-        graph = keras.saving.deserialize_keras_object(config["graph"])
+        with warnings.catch_warnings():
+            # Layers without a `build` are built when the graph calls them: Keras warns before that.
+            warnings.filterwarnings("ignore", message=r"`build\(\)` was called on layer")
+            graph = keras.saving.deserialize_keras_object(config["graph"])
         layers = {layer.name: list(layer._flatten_layers()) for layer in graph.layers}
         attributes = {name: _decoded(value, layers) for name, value in config["attributes"].items()}
         policy = keras.dtype_policies.deserialize(config["dtype"])

@@ -9,7 +9,7 @@ import keras
 
 from keras_reg.models.attachment.carrier import original_class
 from keras_reg.models.attachment.rebuilt import own_classes
-from keras_reg.models.compaction.narrowed import Narrowed, by_arguments, narrowed, unnarrowed_kind
+from keras_reg.models.compaction.narrowed import Narrowed, by_arguments, narrowed, own_config, unnarrowed_kind
 from keras_reg.models.compaction.slots import resolve
 from keras_reg.regularizers.structural import without_structures
 from keras_reg.weights import layers_of
@@ -30,7 +30,7 @@ def made_again(layer: Any, changes: dict[str, Any], shared: dict[int, Any], name
     try:
         with _sharing(layer, shared), keras.saving.custom_object_scope(_classes(layer)):
             with _own_settings(layer) as settings:
-                config = cls.get_config(layer)
+                config = own_config(layer)
             # Parts of a structural penalty fit the old widths: they are cut and put back once the weights are there.
             config = without_structures({**config, **{key: settings[key] for key in config if key in settings}, **changes})
             return _narrow_again(layer, cls.from_config(config), shared)
@@ -55,7 +55,7 @@ def _narrow_again(layer: Any, new: Any, shared: dict[int, Any]) -> Any:
 def config_of(layer: Any) -> dict[str, Any]:
     """The config of a layer, without what may be carried around it."""
     with _own_settings(layer):
-        return unnarrowed_kind(layer).get_config(layer)
+        return own_config(layer)
 
 
 def is_own(value: Any) -> bool:

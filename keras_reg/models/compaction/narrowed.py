@@ -30,7 +30,7 @@ class Narrowed:
             "module": kind.__module__,
             "class_name": kind.__name__,
             "registered_name": keras.saving.get_registered_name(kind),
-            "config": _serializable(by_arguments(self, kind)) if self._narrow["by_arguments"] else kind.get_config(self),
+            "config": _serializable(by_arguments(self, kind)) if self._narrow["by_arguments"] else own_config(self),
         }
         rest = {key: self._narrow[key] for key in ("attributes", "build", "by_arguments")}
         return {"layer": layer, "parts": parts, **rest}
@@ -72,9 +72,9 @@ def narrowed(
         parts, by_arguments = {**given["parts"], **parts}, given["by_arguments"]
         attributes = {path: given["attributes"].get(path, {}) | attributes.get(path, {}) for path in given["attributes"] | attributes}
 
-    def narrow():
+    def narrow(ready=True):
         for path, (part, shapes) in parts.items():
-            _put(layer, path, part, shapes)
+            _put(layer, path, part, shapes if ready else None)
         for path, values in attributes.items():
             for name, value in values.items():
                 setattr(resolve(layer, path) if path else layer, name, value)
@@ -83,14 +83,16 @@ def narrowed(
 
     @functools.wraps(own_build)
     def build_narrowed(*args, **kwargs):
-        if build is None:
+        if build is None or in_time:
             own_build(*args, **kwargs)
         else:
             own_build(**build)
-        narrow()
+            narrow()
 
-    if layer.built:  # by its constructor
-        narrow()
+    # A class without a `build` makes its layers in its constructor; some others are built there.
+    in_time = getattr(own_build, "_is_default", False)
+    if layer.built or in_time:
+        narrow(ready=not in_time)
     build_narrowed._narrows = True
     kind = type(layer).__bases__[-1] if isinstance(layer, Narrowed) else type(layer)
     # Past the tracking of attributes by Keras and PyTorch.
@@ -113,7 +115,7 @@ def _subclass(kind: type) -> type:
     return keras.saving.register_keras_serializable(package=PACKAGE, name="Narrowed")(own)
 
 
-def _put(layer: Any, path: str, part: Any, shapes: dict[str, Any]) -> None:
+def _put(layer: Any, path: str, part: Any, shapes: dict[str, Any] | None) -> None:
     with contextlib.ExitStack() as scopes:
         # So that paths of variables are what they would be.
         *around, _ = path.split(".")
@@ -121,8 +123,19 @@ def _put(layer: Any, path: str, part: Any, shapes: dict[str, Any]) -> None:
             within = resolve(layer, ".".join(around[:depth])) if depth else layer
             if isinstance(within, keras.Layer):
                 scopes.enter_context(within._open_name_scope())
-        part.build(**shapes)
+        if shapes is not None:
+            part.build(**shapes)
     replace_within(layer, resolve(layer, path), part)
+
+
+def own_config(layer: Any) -> dict[str, Any]:
+    """What the class of a layer, without what stands around it here, gives as its config."""
+    around = type(layer)
+    object.__setattr__(layer, "__class__", unnarrowed_kind(layer))
+    try:
+        return layer.get_config()
+    finally:
+        object.__setattr__(layer, "__class__", around)
 
 
 def by_arguments(layer: Any, kind: type) -> dict[str, Any]:
