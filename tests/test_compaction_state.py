@@ -263,7 +263,7 @@ class Remembering(L.Layer):
         self.weight = self.add_weight(shape=shape[1:], name="weight")
 
     def call(self, x):
-        return x * self.factor + self.weight + keras.ops.cast(self.within(x), x.dtype)
+        return x * self.factor + self.weight + keras.ops.cast(self.within(keras.ops.stop_gradient(x)), x.dtype)
 
 
 def remembering():

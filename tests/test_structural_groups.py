@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as L
+from random_networks import architectures
 from small_networks import check, scatter
 
 from keras_reg.models import compact, compaction_plan, structural_groups
@@ -81,3 +82,79 @@ def test_any_of_them_together(make):
         small = check(model, fewer=True)
         assert len(structural_groups(small)) == sum(group.norm() > 0 for group in groups)
         assert compact(small).count_params() == small.count_params()
+
+
+def encoder_and_decoder(kind):
+    def make():
+        x, y = keras.Input((4, 3)), keras.Input((5, 3))
+        _, *states = kind(6, return_state=True)(x)
+        return keras.Model([x, y], L.Dense(2)(kind(6)(y, initial_state=states)))
+
+    return make
+
+
+def heads(axes, biases=("sigmoid", None)):
+    def make():
+        x = keras.Input((4, 6))
+        y = L.EinsumDense("abc,cde->abde", (4, 3, 5), bias_axes=axes, activation=biases[0])(x)
+        return keras.Model(x, L.EinsumDense("abde,def->abf", (4, 2), bias_axes=biases[1])(y))
+
+    return make
+
+
+def spread(function, one=True):
+    """A tensor of one unit beside one of several, in either order."""
+
+    def make():
+        x = keras.Input((6,))
+        y, z = L.Dense(5, "relu")(x), L.Dense(1)(x)
+        return keras.Model(x, L.Dense(2)(function(y, z) if one else function(z, y)))
+
+    return make
+
+
+SPREAD = {"sum": lambda y, z: y + z, "gate": lambda y, z: y * z}
+# How many groups there are: units of states; dimensions of heads whose bias can be zero, so that zero comes out; what is not added to.
+PROMISES = {kind.__name__: (encoder_and_decoder(kind), 6) for kind in (L.LSTM, L.GRU, L.SimpleRNN)}
+PROMISES |= {f"{name} {one}": (spread(function, one), 5 * (name == "gate")) for one in (True, False) for name, function in SPREAD.items()}
+PROMISES |= {f"heads {axes} relu": (heads(axes, ("relu", "f")), 5 * (axes != "d")) for axes in ("de", "e", "d")}
+PROMISES |= {f"heads {axes} sigmoid": (heads(axes, ("sigmoid", None)), None) for axes in ("de", "e", "d")}
+
+
+def keeps_its_promises(model, number=None):
+    """Each group, or some at random, leaves once what produces it is zero, and takes with it what it says at most."""
+    scatter(model, dead=0.0)
+    weights, groups = model.get_weights(), structural_groups(model)
+    before = compaction_plan(model).total.parameters[1]
+    random = np.random.default_rng(0)
+    for group in groups if number is None else random.permutation(np.array(groups, object))[:number]:
+        zero([group])
+        assert compaction_plan(model).total.parameters[1] < before, group
+        model.set_weights(weights)
+    return groups
+
+
+@pytest.mark.parametrize("name", PROMISES)
+def test_promises(name):
+    make, expected = PROMISES[name]
+    groups = keeps_its_promises(make())
+    assert expected is None or len(groups) == expected
+
+
+@pytest.mark.parametrize("family", ["images", "sequences", "masked"])
+def test_promises_of_random_networks(family):
+    for make in architectures(family, 5).values():
+        keeps_its_promises(make(), 3)
+
+
+def test_outer_products():
+    """One side is followed, and the same one again where it has come down to one unit."""
+    x = keras.Input((6,))
+    one, other = L.Reshape((5, 1))(L.Dense(5, name="a")(x)), L.Reshape((1, 4))(L.Dense(4, name="b")(x))
+    for product in (one * other, other * one, L.Multiply()([one, other])):
+        model = scatter(keras.Model(x, L.Dense(2, name="c")(L.Flatten()(product))), dead=0.0)
+        for name in "ab":
+            kernel, bias = model.get_layer(name).get_weights()
+            kernel[:, 1:] = bias[1:] = 0
+            model.get_layer(name).set_weights([kernel, bias])
+        check(model, fewer=True)

@@ -8,11 +8,13 @@ import numpy as np
 from keras_reg.models.attachment.assignment import Assignment, own_copy
 from keras_reg.models.attachment.rebuilt import same_regularizer
 from keras_reg.models.compaction import rules as rules
+from keras_reg.models.compaction.classes import is_of_the_hub
 from keras_reg.models.compaction.compiling import compile_alike
+from keras_reg.models.compaction.graphs import graph_of
 from keras_reg.models.compaction.making import is_own, own_object
 from keras_reg.models.compaction.rule import Rule
 from keras_reg.models.compaction.signals import Signal
-from keras_reg.models.compaction.tracer import Tracer, graph_of
+from keras_reg.models.compaction.tracer import Tracer
 from keras_reg.models.compaction.transfer import transfer
 from keras_reg.regularizers.structural import StructuralGroupLasso, cut
 
@@ -23,14 +25,18 @@ class Compaction:
     Args:
         model: A built Sequential or functional model.
         inputs: Whether input features may leave, too.
+        zeroed: Entries of weights that count as zero, by the `id` of the weight.
     """
 
-    def __init__(self, model: Any, inputs: bool = False):
+    def __init__(self, model: Any, inputs: bool = False, zeroed: dict[int, np.ndarray] | None = None):
         self.graph = graph = _checked(model)
         self.model = model
-        self.tracer = Tracer()
+        self.tracer = Tracer(zeroed or {})
         self.inputs = [_input(tensor, self.tracer.graph) for tensor in graph.inputs]
+        self.tracer.generates = is_of_the_hub(model, "Task") and hasattr(model, "generate")
         self.outputs = self.tracer.trace(model, self.inputs)
+        if is_of_the_hub(model, "Task"):
+            self._hold_the_head(graph)
         self.tracer.settle()
         units = self.tracer.graph
         units.never_empty.extend(signal.units for signal in self.inputs if signal.axis is not None)
@@ -41,6 +47,14 @@ class Compaction:
             for signal in self.inputs:
                 signal.pin(units, model.name, "is an input of the model")
         units.mark(units.needed(units.pins))
+
+    def _hold_the_head(self, graph: Any) -> None:
+        """A task of KerasHub makes the layers after its backbone itself, as wide as it always does."""
+        head = {id(operation) for operation in graph.operations} - {id(layer) for layer in self.model.backbone._flatten_layers()}
+        for rule, _, outputs in self.tracer.calls:
+            if id(rule.layer) in head and rule.slots():
+                for signal in outputs:
+                    signal.pin(self.tracer.graph, rule.name, "is of the head of a task, which makes it itself")
 
     @property
     def rules(self) -> list[Rule]:
@@ -54,9 +68,9 @@ class Compaction:
 
     def build(self) -> Any:
         """The smaller model."""
-        new = self.tracer.rebuild(self.model, self.inputs)
-        self.tracer.restore()
-        pairs = self.tracer.parts(self.model)
+        new = self.tracer.maker.rebuild(self.model, self.inputs)
+        self.tracer.maker.restore()
+        pairs = self.tracer.maker.parts(self.model)
         sources = [source for rule, layer in pairs for source in transfer(rule, layer, self.tracer.graph)]
         self._put_penalties(new, sources)
         _same_trainable(self.model, new)

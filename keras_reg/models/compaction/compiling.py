@@ -25,6 +25,8 @@ def compile_alike(old: Any, new: Any, sources: dict[int, tuple], graph: Units) -
     if not old.compiled:
         return
     new.compile(**{key: _copy(value) for key, value in old._compile_config.config.items()})
+    if hasattr(old, "sampler"):  # of a model of KerasHub that generates: an argument of its `compile` alone
+        new.sampler = type(old.sampler).from_config(old.sampler.get_config())
     if old.optimizer is None:
         return
     origins = [(source, variable) for variable in new.variables if (source := sources.get(id(variable), (None,))[0]) is not None]

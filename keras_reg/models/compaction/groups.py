@@ -67,7 +67,7 @@ def _numbers(indices: tuple[int, ...]) -> str:
 
 
 def groups(compaction: Compaction) -> list[StructuralGroup]:
-    """All groups whose weights something produces and that no layer holds back."""
+    """All groups whose weights something produces, that no layer holds back, and that leave at zero."""
     graph = compaction.tracer.graph
     roots = graph.roots(bundled=True)
     held = np.zeros(len(roots), bool)
@@ -85,7 +85,21 @@ def groups(compaction: Compaction) -> list[StructuralGroup]:
             for root in roots[units].tolist():
                 costs.setdefault(root, [0, 0])[1] += each
     found = [root for root, parts in slices.items() if any(part.produces for part in parts)]
-    return [StructuralGroup(tuple(slices[root]), *costs[root]) for root in sorted(found)]
+    leaving = _leaving(compaction.model, {root: slices[root] for root in found}, roots)
+    return [StructuralGroup(tuple(slices[root]), *costs[root]) for root in sorted(leaving)]
+
+
+def _leaving(model: Any, slices: dict[int, list[WeightSlice]], roots: np.ndarray) -> set[int]:
+    """Those of the groups that leave once what produces them is zero, and all else stays."""
+    left = set(slices)
+    while left:
+        masks = {key: mask for key, (_, mask) in _masks([part for root in left for part in slices[root]]).items()}
+        graph = Compaction(model, zeroed=masks).tracer.graph
+        staying = graph.read_by_others(roots) & left
+        if not staying:
+            break
+        left -= staying
+    return left
 
 
 def _parts(rule: Any, slot: Any, variable: Any, roots: Any, held: Any, slices: dict, costs: dict) -> None:
@@ -110,11 +124,15 @@ def _parts(rule: Any, slot: Any, variable: Any, roots: Any, held: Any, slices: d
 
 def zero(chosen: list[StructuralGroup]) -> None:
     """Sets what produces these units to zero."""
-    masks: dict[int, tuple[keras.Variable, np.ndarray]] = {}
-    for group in chosen:
-        for part in group.slices:
-            if part.produces:
-                _, mask = masks.setdefault(id(part.variable), (part.variable, np.zeros(part.variable.shape, bool)))
-                part.mark(mask)
-    for variable, mask in masks.values():
+    for variable, mask in _masks([part for group in chosen for part in group.slices]).values():
         variable.assign(ops.where(ops.convert_to_tensor(mask), ops.zeros_like(variable.value), variable.value))
+
+
+def _masks(parts: list[WeightSlice]) -> dict[int, tuple[keras.Variable, np.ndarray]]:
+    """The entries of weights that produce something, by the `id` of the weight."""
+    masks: dict[int, tuple[keras.Variable, np.ndarray]] = {}
+    for part in parts:
+        if part.produces:
+            _, mask = masks.setdefault(id(part.variable), (part.variable, np.zeros(part.variable.shape, bool)))
+            part.mark(mask)
+    return masks

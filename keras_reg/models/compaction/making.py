@@ -9,6 +9,8 @@ import keras
 
 from keras_reg.models.attachment.carrier import original_class
 from keras_reg.models.attachment.rebuilt import own_classes
+from keras_reg.models.compaction.narrowed import Narrowed, by_arguments, narrowed, own_config, unnarrowed_kind
+from keras_reg.models.compaction.slots import resolve
 from keras_reg.regularizers.structural import without_structures
 from keras_reg.weights import layers_of
 
@@ -24,22 +26,36 @@ def made_again(layer: Any, changes: dict[str, Any], shared: dict[int, Any], name
         shared: New layers for those within it that others hold, too, by `id` of the old ones.
         name: What the layer is called in an error.
     """
-    cls = original_class(layer)
+    cls = unnarrowed_kind(layer)
     try:
         with _sharing(layer, shared), keras.saving.custom_object_scope(_classes(layer)):
             with _own_settings(layer) as settings:
-                config = cls.get_config(layer)
+                config = own_config(layer)
             # Parts of a structural penalty fit the old widths: they are cut and put back once the weights are there.
             config = without_structures({**config, **{key: settings[key] for key in config if key in settings}, **changes})
-            return cls.from_config(config)
+            return _narrow_again(layer, cls.from_config(config), shared)
     except Exception as error:  # of the user's own code, or of KerasHub's
+        if cls.__module__.split(".")[0] == "keras_hub":
+            with contextlib.suppress(Exception):
+                given = {**by_arguments(layer, cls), **changes}
+                new = narrowed(cls(**given), {}, {}, None if changes else dict(layer._build_shapes_dict), by_arguments=True)
+                return _narrow_again(layer, new, shared)
         raise ValueError(f"Layer {name!r} cannot be made again from its own config: {type(error).__name__}: {error}") from error
+
+
+def _narrow_again(layer: Any, new: Any, shared: dict[int, Any]) -> Any:
+    """With narrower layers within, if the old one has such."""
+    if not isinstance(layer, Narrowed):
+        return new
+    given = layer._narrow
+    parts = {path: (made_again(resolve(layer, path), {}, shared, path), shapes) for path, (_, shapes) in given["parts"].items()}
+    return narrowed(new, parts, given["attributes"], given["build"], given["by_arguments"])
 
 
 def config_of(layer: Any) -> dict[str, Any]:
     """The config of a layer, without what may be carried around it."""
     with _own_settings(layer):
-        return original_class(layer).get_config(layer)
+        return own_config(layer)
 
 
 def is_own(value: Any) -> bool:

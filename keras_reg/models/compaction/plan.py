@@ -125,16 +125,18 @@ def _blockers(compaction: Compaction) -> list[Blocker]:
     last = {id(signal) for signal in compaction.outputs}
     # What gives the model's outputs has their width in any case.
     ends |= {rule.name for rule, _, outputs in compaction.tracer.calls if all(id(signal) in last for signal in outputs)}
-    fixed = {int(roots[FIXED])} | {root for pin in graph.pins if pin.layer in ends for root in roots[pin.units].tolist()}
+    fixed = {FIXED} | {root for pin in graph.pins if pin.layer in ends for root in roots[pin.units].tolist() if root != roots[FIXED]}
+    # Units that something fixed was added to are one with it, and yet each is somebody's.
+    names = np.where(roots == roots[FIXED], np.arange(len(roots)), roots)
     found: dict[tuple[str, str], tuple[set, set]] = {}
 
     def note(layer, reason, units, constants):
-        pinned = {*roots[units].tolist()} - fixed
+        pinned = {*names[units].tolist()} - fixed
         if pinned:
             all_units, constant = found.setdefault((layer, reason), (set(), set()))
             all_units |= pinned
             if constants is not None:
-                constant |= {*roots[units[np.isfinite(constants)]].tolist()} & pinned
+                constant |= {*names[units[np.isfinite(constants)]].tolist()} & pinned
 
     for pin in graph.pins:
         if pin.layer not in ends:
@@ -144,7 +146,18 @@ def _blockers(compaction: Compaction) -> list[Blocker]:
             held = matrix.inputs[matrix.stuck() & matrix.uses()[:, graph.kept(matrix.outputs)].any(1)]
             note(rule.name, "no bias can stand for a constant at the border of its padding", held, np.zeros(len(held)))
     blockers = [Blocker(layer, len(width), len(constant), reason) for (layer, reason), (width, constant) in found.items()]
-    return blockers + [Blocker(rule.name, *stays) for rule in compaction.rules for stays in rule.stays()]
+    blockers += [Blocker(rule.name, *stays) for rule in compaction.rules for stays in rule.stays()]
+    return blockers + _opaque(compaction, ends | {blocker.layer for blocker in blockers})
+
+
+def _opaque(compaction: Compaction, named: set[str]) -> list[Blocker]:
+    """Layers with weights of which nothing is followed, neither what they read nor what they give: nobody else would name them."""
+    widths = {rule.name: outputs[0].shape[-1] for rule, _, outputs in compaction.tracer.calls if outputs and outputs[0].shape}
+    return [
+        Blocker(rule.name, widths.get(rule.name) or 1, 0, rule.fenced)
+        for rule in compaction.rules
+        if rule.fenced and rule.name not in named and rule.owned()
+    ]
 
 
 def _unread(compaction: Compaction) -> dict[str, tuple[int, ...]]:

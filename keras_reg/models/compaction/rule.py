@@ -28,13 +28,19 @@ class Rule:
     several = False
     # Whether the weights are those of layers within that have rules of their own.
     wraps = False
+    # Whether those of layers within do not concern it.
+    alone = False
 
     def __init__(self, layer: Any, tracer: Any):
         self.layer = layer
         self.tracer = tracer
         self.graph: Units = tracer.graph
         self.positions: dict[str, int] = {}
+        # The arguments of the first call.
+        self.first: tuple[tuple, dict] | None = None
         self.barred: str | None = None
+        # Why something is held at its width here, if it is.
+        self.fenced: str | None = None
 
     @property
     def name(self) -> str:
@@ -76,7 +82,7 @@ class Rule:
         if not isinstance(self.layer, keras.Layer):
             return self._operation()
         changes = self.changes()
-        new = made_again(self.layer, {**self._initial_values(), **changes}, self.tracer.shared_within(self.layer), self.name)
+        new = made_again(self.layer, {**self._initial_values(), **changes}, self.tracer.maker.shared_within(self.layer), self.name)
         if not changes:
             take_over_early(self.layer, new)
         return new
@@ -110,6 +116,30 @@ class Rule:
         """The weights that no layer within has a rule for."""
         return list(self.layer.weights) if isinstance(self.layer, keras.Layer) else []
 
+    def build_shapes(self) -> dict[str, Any]:
+        """After `mark`: the shapes to build the smaller layer with, where it is not built by being called."""
+        (first,), further = self.first
+        shapes = {}
+        for name, shape in self.layer._build_shapes_dict.items():
+            signal = further.get(name.removesuffix("_shape"), first)
+            if shape is not None:
+                shape = list(shape)
+                if isinstance(signal, Signal) and signal.axis is not None:
+                    shape[signal.axis] = self.width(signal.units)
+            shapes[name] = shape if shape is None else tuple(shape)
+        return shapes
+
+    def fits(self, new: Any) -> bool:
+        """After `mark`: whether a layer that somebody else made has the widths of the smaller one."""
+        if not isinstance(self.layer, keras.Layer):
+            return True
+        cut = {id(slot.variable(self.layer)): slot for slot in self.slots()}
+        wanted = [
+            cut[id(variable)].cut(np.empty(variable.shape, bool), self.graph).shape if id(variable) in cut else tuple(variable.shape)
+            for variable in self.layer.variables
+        ]
+        return wanted == [tuple(variable.shape) for variable in new.variables]
+
     def parts(self, new: Any) -> list[tuple["Rule", Any]]:
         """The rules of the layers within, each with its new layer; itself where it has the weights."""
         return [(self, new)]
@@ -118,6 +148,7 @@ class Rule:
 
     def fence(self, args: tuple, kwargs: dict, shapes: list[tuple], reason: str) -> list[Signal]:
         """Inputs and outputs keep their width."""
+        self.fenced = self.fenced or reason
         for signal in signals_in((args, kwargs)):
             signal.pin(self.graph, self.name, reason)
         return [Signal(shape) for shape in shapes]
@@ -157,7 +188,12 @@ class Rule:
     def values(self, path: str) -> np.ndarray | None:
         """The present values of a weight."""
         variable = resolve(self.layer, path)
-        return None if variable is None else np.array(read(variable))
+        if variable is None:
+            return None
+        values = np.array(read(variable))
+        if id(variable) in self.tracer.zeroed:
+            values[self.tracer.zeroed[id(variable)]] = 0
+        return values
 
     def macs(self, kept: bool) -> int:
         """Multiplications of one example, before or after."""
@@ -167,6 +203,13 @@ class Rule:
             values = np.empty(resolve(self.layer, path).shape, bool)
             total += positions * (slots[path].cut(values, self.graph) if kept else values).size
         return total
+
+
+class Barrier(Rule):
+    """A layer without a rule: whatever it reads and gives keeps its width."""
+
+    def call(self, args, kwargs, shapes):
+        return self.barrier(args, kwargs, shapes, f"there is no rule for {type(self.layer).__name__}")
 
 
 def signals_in(structure: Any) -> list[Signal]:

@@ -78,6 +78,10 @@ class Matrix:
         self.graph.reads.append(Read(self.inputs, self.outputs, self.uses, self.replaceable))
 
     def uses(self) -> np.ndarray:
+        """What each output needs; in a trial of what leaves at zero, everything."""
+        return np.ones(self.array.shape[1:], bool) if self.graph.trial else self._reached()
+
+    def _reached(self) -> np.ndarray:
         if self._uses is None:
             self._uses = (self.array != 0).any(0) if self.reach is None else self.reach
         return self._uses
@@ -96,7 +100,7 @@ class Matrix:
             self.constants = np.where(self.constants == constants, constants, np.nan)
             self.exact = self.exact & takes & np.isfinite(self.constants)
         total = self._total(constants, takes)
-        return np.where(self.uses()[~takes].any(0), np.nan, total)
+        return np.where(self._reached()[~takes].any(0), np.nan, total)
 
     def replaceable(self) -> np.ndarray:
         return self.exact if self.exact is not None else np.zeros(len(self.inputs), bool)

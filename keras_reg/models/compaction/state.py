@@ -61,16 +61,16 @@ def _take_over_attributes(one: Any, other: Any) -> None:
     for name, value in vars(one).items():
         # Those of TensorFlow's tracking begin with `_self_`; of what is carried around a layer another room takes care.
         foreign = name in common or name.startswith(("_self_", "_carried", "_pending"))
-        if not foreign and _is_plain(value) and not _same(value, vars(other).get(name)):
+        if not foreign and is_plain(value) and not _same(value, vars(other).get(name)):
             setattr(other, name, _copied(value))
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
     """Numbers, text and arrays, and structures of them."""
     if isinstance(value, (list, tuple)):
-        return all(_is_plain(item) for item in value)
+        return all(is_plain(item) for item in value)
     if isinstance(value, dict):
-        return all(_is_plain(item) for pair in value.items() for item in pair)
+        return all(is_plain(item) for pair in value.items() for item in pair)
     return value is None or isinstance(value, (bool, int, float, complex, str, bytes, np.ndarray, np.generic))
 
 

@@ -1,7 +1,6 @@
 """Follows units through the graph of a model, call by call."""
 
 import inspect
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +8,11 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_reg.models.attachment.carrier import original_class
 from keras_reg.models.compaction.constants import rounded
-from keras_reg.models.compaction.rule import Rule, signals_in
+from keras_reg.models.compaction.graphs import graph_of, walk
+from keras_reg.models.compaction.maker import Maker
+from keras_reg.models.compaction.narrowed import unnarrowed_kind
+from keras_reg.models.compaction.rule import Barrier, Rule, signals_in
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.units import Units
 
@@ -32,50 +33,27 @@ def rule_for(*kinds: Any) -> Callable[[type[Rule]], type[Rule]]:
     return register
 
 
-def graph_of(model: Any) -> Any:
-    """The functional graph of a Sequential or functional model; `None` for any other, as for one with a `call` of its own."""
-    if not isinstance(model, keras.Model) or not type(model).call.__module__.startswith("keras."):
-        return None
-    if isinstance(model, keras.Sequential):
-        return model._functional if model.built else None
-    return model if hasattr(model, "_nodes_by_depth") and hasattr(model, "_inputs_struct") else None
-
-
-def walk(model: Any, inputs: list, visit: Callable[[Any, tuple, dict, list], list]) -> list:
-    """Runs through a model's graph on any kind of values: `visit(operation, args, kwargs, output_tensors)` returns those of the outputs."""
-    graph = graph_of(model)
-    values = {id(tensor): value for tensor, value in zip(graph.inputs, inputs, strict=True)}
-    for depth in sorted(graph._nodes_by_depth, reverse=True):
-        for node in graph._nodes_by_depth[depth]:
-            if not node.operation or node.is_input or any(id(tensor) not in values for tensor in node.input_tensors):
-                continue
-            args, kwargs = node.arguments.fill_in(values)
-            outputs = visit(node.operation, args, kwargs, node.outputs)
-            values.update((id(tensor), value) for tensor, value in zip(node.outputs, outputs, strict=True))
-    return [values[id(tensor)] for tensor in graph.outputs]
-
-
-class Barrier(Rule):
-    """A layer without a rule: whatever it reads and gives keeps its width."""
-
-    def call(self, args, kwargs, shapes):
-        return self.barrier(args, kwargs, shapes, f"there is no rule for {type(self.layer).__name__}")
-
-
 class Tracer:
-    """All rules of a model's layers, and the units that they share."""
+    """All rules of a model's layers, and the units that they share.
 
-    def __init__(self):
-        self.graph = Units()
+    Args:
+        zeroed: Entries of weights that count as zero, by the `id` of the weight.
+    """
+
+    def __init__(self, zeroed: dict[int, np.ndarray]):
+        self.zeroed = zeroed
+        self.graph = Units(trial=bool(zeroed))
         self.rules: dict[int, Rule] = {}
         self.calls: list[tuple[Rule, list[Signal], list[Signal]]] = []
+        self.maker = Maker(self)
         self._prefixes: list[str] = []
         self._names: dict[int, str] = {}
-        self._new: dict[int, Any] = {}
-        self._shared: list[Any] = []
-        self._spared: list[tuple[Any, str, Any]] = []
+        # Layers that others hold, by `id`: those others.
+        self.shared: dict[int, list[Any]] = {}
         # Whether some steps of sequences are masked anywhere.
         self.masks = False
+        # Whether the model generates step by step, from a cache that it makes itself.
+        self.generates = False
 
     def prefix(self, layer: Any) -> str:
         """The layer's name, that of the nested model before it."""
@@ -92,7 +70,7 @@ class Tracer:
         if graph_of(operation) is not None:
             return _RULES[keras.Model]
         if isinstance(operation, keras.Layer):
-            kind = original_class(operation)
+            kind = unnarrowed_kind(operation)
             return _RULES.get(kind) or _RULES.get(f"{kind.__module__}.{kind.__qualname__}", Barrier)
         known = type(operation).__module__.startswith("keras.")
         return _RULES.get(type(operation).__name__, Barrier) if known else Barrier
@@ -101,6 +79,7 @@ class Tracer:
         """One call of a layer or operation."""
         rule = self.rule(operation)
         args, kwargs = _arranged(operation, args, kwargs)
+        rule.first = rule.first or (args, kwargs)
         self.masks |= any("mask" in name and bool(signals_in(value)) for name, value in kwargs.items())
         reason = _special(args, kwargs)
         if reason is None and not rule.several and args and not isinstance(args[0], Signal) and signals_in(args[0]):
@@ -140,7 +119,7 @@ class Tracer:
     def _sharers(self) -> list[tuple[Rule, Rule]]:
         """Rules that own the same weight as another; notes the layers within that several hold."""
         owners: dict[int, list[Rule]] = {}
-        holders: dict[int, tuple[Any, set]] = {}
+        holders: dict[int, tuple[Any, dict]] = {}
         for rule in self.rules.values():
             if not isinstance(rule.layer, keras.Layer) or graph_of(rule.layer) is not None:
                 continue
@@ -148,84 +127,31 @@ class Tracer:
                 owners.setdefault(id(variable), []).append(rule)
             if not rule.wraps:
                 for layer in rule.layer._flatten_layers():
-                    holders.setdefault(id(layer), (layer, set()))[1].add(id(rule))
-        self._shared = [layer for layer, among in holders.values() if len(among) > 1]
-        pairs = {}
+                    holders.setdefault(id(layer), (layer, {}))[1][id(rule)] = rule.layer
+        self.shared = {
+            key: [holder for holder in among.values() if holder is not layer] for key, (layer, among) in holders.items() if len(among) > 1
+        }
+        found = {}
         for rules in owners.values():
             if len(rules) > 1:
-                pairs |= {id(rule): (rule, rules[0] if rule is not rules[0] else rules[1]) for rule in rules}
-        return list(pairs.values())
+                found |= {id(rule): (rule, rules[0] if rule is not rules[0] else rules[1]) for rule in rules}
+        return list(found.values())
 
     def nested(self, model: Any, inputs: list[Signal]) -> list[Signal]:
         """The same for a model within the model."""
-        self._prefixes.append(model.name)
+        self.enter(model)
         try:
             return self.trace(model, inputs)
         finally:
-            self._prefixes.pop()
+            self.leave()
 
-    # After `mark`
+    def enter(self, layer: Any) -> None:
+        """What is visited from here on is within this layer."""
+        self._prefixes.append(layer.name)
 
-    def rebuilt(self, operation: Any) -> Any:
-        """The new layer or operation for an old one: one for all its calls."""
-        if id(operation) not in self._new:
-            # One that is never called, but held by others, has no rule yet.
-            rule = self.rules.get(id(operation)) or Barrier(operation, self)
-            self._new[id(operation)] = new = rule.rebuild()
-            self._spare(new)
-        return self._new[id(operation)]
-
-    def shared_within(self, layer: Any) -> dict[int, Any]:
-        """New layers for those within this one that others hold as well."""
-        within = {id(inner) for inner in layer._flatten_layers(include_self=False)}
-        return {id(inner): self.rebuilt(inner) for inner in self._shared if id(inner) in within}
-
-    def _spare(self, new: Any) -> None:
-        """Sets the initial values of a layer of Keras's own to zeros until `restore`: random ones take seconds to draw, on JAX."""
-        if not isinstance(new, keras.Layer) or graph_of(new) is not None or not type(new).__module__.startswith("keras."):
-            return
-        for layer in new._flatten_layers():
-            for name, value in list(vars(layer).items()):
-                if name.endswith("_initializer") and isinstance(value, keras.initializers.Initializer) and hasattr(value, "seed"):
-                    self._spared.append((layer, name, value))
-                    object.__setattr__(layer, name, keras.initializers.Zeros())
-
-    def restore(self) -> None:
-        """After the layers are built."""
-        for layer, name, value in self._spared:
-            object.__setattr__(layer, name, value)
-
-    def rebuild(self, model: Any, inputs: list[Signal]) -> Any:
-        """A model of the new layers, on inputs of the width that is left."""
-        graph = graph_of(model)
-        tensors = []
-        for tensor, signal in zip(graph.inputs, inputs, strict=True):
-            shape = list(tensor.shape)
-            if signal.axis is not None:
-                shape[signal.axis] = int(self.graph.kept(signal.units).sum())
-            old = tensor._keras_history.operation
-            tensors.append(type(old).from_config({**old.get_config(), "batch_shape": tuple(shape)}))
-        if isinstance(model, keras.Sequential):
-            kind = _same_kind(model, ["self", "layers", "trainable", "name"], keras.Sequential)
-            return kind([tensors[0], *map(self.rebuilt, model.layers)], name=model.name)
-
-        def visit(operation, args, kwargs, outputs):
-            return tree.flatten(self.rebuilt(operation)(*args, **kwargs))
-
-        outputs = walk(model, [layer.output for layer in tensors], visit)
-        inputs = tree.pack_sequence_as(graph._inputs_struct, [layer.output for layer in tensors])
-        kind = _same_kind(model, ["self", "inputs", "outputs", "name", "kwargs"], keras.Model)
-        return kind(inputs, tree.pack_sequence_as(graph._outputs_struct, outputs), name=model.name)
-
-    def parts(self, model: Any) -> list[tuple[Rule, Any]]:
-        """The rules of all layers with weights of their own, each with its new layer."""
-        operations = model.layers if isinstance(model, keras.Sequential) else graph_of(model).operations
-        found = {}
-        for operation in operations:
-            if id(operation) in self._new:
-                for rule, new in self.rule(operation).parts(self._new[id(operation)]):
-                    found[id(rule), id(new)] = rule, new
-        return list(found.values())
+    def leave(self) -> None:
+        """Back to what is around it."""
+        self._prefixes.pop()
 
 
 def _arranged(operation: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -251,24 +177,6 @@ def _special(args: tuple, kwargs: dict) -> str | None:
     training = kwargs.get("training")
     if training is not None and not (isinstance(training, (bool, int, np.bool_)) and not training):
         return f"is called with training={training}"
-    if any(getattr(item, "shape", ()) and not isinstance(item, Signal) for item in tree.flatten((args, kwargs))):
+    if any(tuple(getattr(item, "shape", ())) and not isinstance(item, Signal) for item in tree.flatten((args, kwargs))):
         return "is called with an array of a fixed width"
     return None
-
-
-def _same_kind(model: Any, parameters: list[str], other: type) -> type:
-    """The class of a model, if it is made as Keras's own are; else that of Keras, with a warning if methods are lost."""
-    kind = original_class(model)
-    if list(inspect.signature(kind.__init__).parameters) in (["self", "args", "kwargs"], parameters):
-        return kind
-    own = [name for name in _OVERRIDDEN if not getattr(kind, name).__module__.startswith("keras")]
-    if own:
-        warnings.warn(
-            f"{model.name!r} becomes a plain keras.{other.__name__} without the {', '.join(own)} of {kind.__name__}, whose constructor "
-            "takes other arguments than that of Keras's model.",
-            stacklevel=2,
-        )
-    return other
-
-
-_OVERRIDDEN = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")

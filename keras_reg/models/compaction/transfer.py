@@ -19,7 +19,8 @@ def transfer(rule: Rule, layer: Any, graph: Units) -> list[Source]:
     """Sets the state of a new layer; returns for each of its variables the old one, if there was one, and how it was cut."""
     if not isinstance(layer, keras.Layer):
         return []
-    for one, other in pairs(rule.layer, layer):
+    inner = [(rule.layer, layer)] if rule.alone else pairs(rule.layer, layer)
+    for one, other in inner:
         _same_form(one, other)
     made = []
     for slot in rule.slots():
@@ -36,8 +37,9 @@ def transfer(rule: Rule, layer: Any, graph: Units) -> list[Source]:
     for new, old, _ in made:
         if old is not None and not old._trainable:
             new.trainable = False
-    unchanged = not rule.changes() and all(old is not None and tuple(old.shape) == tuple(new.shape) for new, old, _ in made)
-    for one, other in pairs(rule.layer, layer):
+    same = all(old is not None and tuple(old.shape) == tuple(new.shape) for new, old, _ in made)
+    unchanged = same and not rule.alone and not rule.changes()
+    for one, other in inner:
         if unchanged:
             take_over(one, other)
         else:
@@ -55,7 +57,8 @@ def assign(variable: keras.Variable, values: np.ndarray) -> None:
 def _rest(rule: Rule, layer: Any, made: list[Source]) -> list[Source]:
     """The variables that the rule says nothing of, seeds of random numbers among them: as they are."""
     done = {id(variable) for new, old, _ in made for variable in (new, old)}
-    olds, news = ([variable for variable in owner.variables if id(variable) not in done] for owner in (rule.layer, layer))
+    owned = _own_variables if rule.alone else lambda layer: layer.variables
+    olds, news = ([variable for variable in owned(owner) if id(variable) not in done] for owner in (rule.layer, layer))
     if [tuple(variable.shape) for variable in olds] != [tuple(variable.shape) for variable in news]:
         raise ValueError(
             f"Layer {rule.name!r} cannot be made again from its own config, which gives it other weights: "
@@ -65,6 +68,10 @@ def _rest(rule: Rule, layer: Any, made: list[Source]) -> list[Source]:
         # Not the tensor itself: JAX gives the memory of what it trains or predicts with away.
         new.assign(ops.copy(old))
     return [(new, old, None) for old, new in zip(olds, news, strict=True)]
+
+
+def _own_variables(layer: Any) -> list[keras.Variable]:
+    return own_variables(layer) + [generator.state for generator in layer._seed_generators]
 
 
 def _listed(variables: list[keras.Variable]) -> str:

@@ -30,9 +30,14 @@ class Read:
 
 
 class Units:
-    """A union-find of units with the relations between them; `mark` finds those that must stay."""
+    """A union-find of units with the relations between them; `mark` finds those that must stay.
 
-    def __init__(self):
+    Args:
+        trial: Whether weights count as zero for what they produce, and as anything for what they read.
+    """
+
+    def __init__(self, trial: bool = False):
+        self.trial = trial
         self._parent = [FIXED]
         self.reads: list[Read] = []
         self.pins: list[Pin] = []
@@ -85,6 +90,15 @@ class Units:
             for units in self.bundles:
                 graph.unite(units[1:], units[:-1])
         return np.array([graph._root(unit) for unit in range(len(graph._parent))])
+
+    def read_by_others(self, roots: np.ndarray) -> set[int]:
+        """Those of the roots that something needs, if all else stays."""
+        found = set()
+        for read in self.reads:
+            own, others = roots[read.inputs], roots[read.outputs]
+            used = (read.uses() & (own[:, None] != others)).any(1) & ~read.replaceable()
+            found |= set(own[used].tolist())
+        return found
 
     def needed(self, pins: list[Pin]) -> np.ndarray:
         """Which units must stay if these pins hold: whatever they need, directly or through others, and no more."""

@@ -8,5 +8,6 @@ from keras_reg.models.compaction.rules import einsum as einsum
 from keras_reg.models.compaction.rules import hub as hub
 from keras_reg.models.compaction.rules import merging as merging
 from keras_reg.models.compaction.rules import nested as nested
+from keras_reg.models.compaction.rules import norms as norms
 from keras_reg.models.compaction.rules import recurrent as recurrent
 from keras_reg.models.compaction.rules import shaping as shaping

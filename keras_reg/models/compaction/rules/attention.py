@@ -28,6 +28,8 @@ class AttentionRule(Rule):
         layer = self.layer
         if getattr(layer, "_use_gate", False) or getattr(layer, "use_gate", False):
             return "has gated heads"
+        if kwargs.get("cache") is not None:
+            return "is given a cache"
         if kwargs.get("return_attention_scores"):
             return "returns the scores of all heads"
         if any(
@@ -112,7 +114,11 @@ class AttentionRule(Rule):
         return 1.0
 
 
-@rule_for(layers.MultiHeadAttention)
+@rule_for(
+    layers.MultiHeadAttention,
+    "keras_hub.src.layers.modeling.cached_multi_head_attention.CachedMultiHeadAttention",
+    "keras_hub.src.models.whisper.whisper_cached_multi_head_attention.WhisperCachedMultiHeadAttention",
+)
 class MultiHeadAttentionRule(AttentionRule):
     """A dimension of a head's keys is dead where query or key are zero there for all inputs; all heads that stay keep equally many."""
 
@@ -154,8 +160,9 @@ class MultiHeadAttentionRule(AttentionRule):
         more = []
         sides = ((self.carried, values), (self.keyed, keys))
         least = 1
-        if keras.backend.backend() == "jax" and self.keyed.shape == self.carried.shape:
-            # JAX's attention takes keys and values of one width only.
+        cached = "Cached" in type(self.layer).__name__
+        if (keras.backend.backend() == "jax" or cached) and self.keyed.shape == self.carried.shape:
+            # JAX's attention takes keys and values of one width only, and so does a cache of both.
             least = max(has.sum(1).max() for _, has in sides)
         for units, has in sides:
             wanted = max(least, 1, has.sum(1).max())

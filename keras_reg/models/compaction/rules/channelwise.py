@@ -191,15 +191,12 @@ class LambdaBarrier(Rule):
         return layers.Lambda(old.function, output_shape=old._output_shape, mask=old.mask, arguments=old.arguments, **config)
 
 
-for _kind in (layers.LayerNormalization, layers.GroupNormalization, layers.UnitNormalization, getattr(layers, "RMSNormalization", None)):
-    if _kind is not None:
+@rule_for(layers.LayerNormalization, layers.GroupNormalization, layers.UnitNormalization)
+class NormalizationBarrier(Rule):
+    """Statistics over channels change when one leaves."""
 
-        @rule_for(_kind)
-        class NormalizationBarrier(Rule):
-            """Statistics over channels change when one leaves."""
-
-            def call(self, args, kwargs, shapes):
-                return self.barrier(args, kwargs, shapes, "normalizes over its channels")
+    def call(self, args, kwargs, shapes):
+        return self.barrier(args, kwargs, shapes, "normalizes over its channels")
 
 
 @rule_for(layers.Softmax, keras.layers.Softmax)

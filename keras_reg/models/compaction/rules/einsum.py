@@ -1,4 +1,4 @@
-"""EinsumDense: one contracted label is followed, and the last label that the kernel gives to the output."""
+"""EinsumDense: one contracted label is followed, and one of those that the kernel gives to the output, the last if nobody says else."""
 
 import math
 
@@ -40,6 +40,9 @@ class Equation:
 class EinsumDenseRule(Reader):
     """Labels that the kernel gives beside the one that is followed multiply its columns: a unit is in several."""
 
+    # Which of the labels that the kernel gives is followed.
+    place = -1
+
     def call(self, args, kwargs, shapes):
         (signal,) = args
         equation = Equation(self.layer.equation, len(signal.shape))
@@ -52,7 +55,7 @@ class EinsumDenseRule(Reader):
         if getattr(self, "read", read) != read:
             return self.barrier(args, kwargs, shapes, "is called along several axes")
         units, constants = signal.along(axes[read], self.graph, self.name)
-        self.equation, self.read, self.label = equation, read, equation.given[-1]
+        self.equation, self.read = equation, read
         if self.matrix is None:
             self._prepare(units, shapes[0])
         self.count("kernel", tuple(n for label, n in zip(equation.inputs, signal.shape, strict=True) if label not in equation.kernel)[1:])
@@ -62,11 +65,12 @@ class EinsumDenseRule(Reader):
     def _prepare(self, units: np.ndarray, shape: tuple) -> None:
         equation, values = self.equation, self.values("kernel")
         size = dict(zip(equation.kernel, values.shape, strict=True))
-        self.others = [size[label] for label in equation.given[:-1]]
+        self.label = equation.given[max(self.place, -len(equation.given))]
+        self.others = {label: size[label] for label in equation.given if label != self.label}
         taps = [label for label in equation.kernel if label != self.read and label not in equation.given]
-        order = [equation.kernel.index(label) for label in [*taps, self.read, *equation.given]]
+        order = [equation.kernel.index(label) for label in [*taps, self.read, *self.others, self.label]]
         self.inputs, self.outputs = units, self.graph.new(size[self.label])
-        self.columns = np.tile(self.outputs, math.prod(self.others))
+        self.columns = np.tile(self.outputs, math.prod(self.others.values()))
         array = values.transpose(order).reshape(-1, len(units), len(self.columns))
         # What a sum adds must have a place in the bias for each of its columns.
         self.foldable = self.layer.bias_axes is None or set(equation.given) <= set(self.layer.bias_axes)
@@ -89,13 +93,15 @@ class EinsumDenseRule(Reader):
         """A unit is constant if it is the same in all its columns, and at all places that the bias tells apart."""
         total = sums.reshape(1, -1, len(self.outputs))
         if self.layer.bias is not None:
-            given, labels = self.equation.given, self._bias_labels(self.layer.bias_axes)
+            labels = self._bias_labels(self.layer.bias_axes)
             bias = self.values("bias").astype("float64")
-            places = [axis for axis, label in enumerate(labels) if label not in given]
-            bias = bias.transpose(places + [axis for axis, label in enumerate(labels) if label in given])
-            lacking = [label for label in given if label not in labels]
-            bias = bias.reshape(*bias.shape[: len(places)], *[1] * len(lacking), *bias.shape[len(places) :])
-            bias = np.broadcast_to(bias, (*bias.shape[: len(places)], *self.others, len(self.outputs)))
+            places = [label for label in labels if label not in self.equation.given]
+            own = [*places, *self.others, self.label]
+            # With an axis for each label, of length one where the bias has none.
+            bias = bias.transpose([labels.index(label) for label in own if label in labels])
+            lengths = iter(bias.shape)
+            bias = bias.reshape([next(lengths) if label in labels else 1 for label in own])
+            bias = np.broadcast_to(bias, (*bias.shape[: len(places)], *self.others.values(), len(self.outputs)))
             total = total + bias.reshape(-1, total.shape[1], len(self.outputs))
         rows = total.reshape(-1, len(self.outputs))
         return self.activated(np.where((rows == rows[:1]).all(0), rows[0], np.nan))
@@ -115,9 +121,11 @@ class EinsumDenseRule(Reader):
 
     def _finish(self, labels: str):
         def add(bias):
-            lengths = iter([*self.others, self.width(self.outputs)])
-            addend = self.matrix.addend()[self.graph.kept(self.columns)]
-            return bias + addend.reshape([next(lengths) if label in self.equation.given else 1 for label in labels])
+            addend = self.matrix.addend()[self.graph.kept(self.columns)].reshape(*self.others.values(), -1)
+            own = [*self.others, self.label]
+            addend = addend.transpose([own.index(label) for label in self.equation.given])
+            lengths = iter(addend.shape)
+            return bias + addend.reshape([next(lengths) if label in own else 1 for label in labels])
 
         return add
 

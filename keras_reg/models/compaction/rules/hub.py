@@ -1,111 +1,207 @@
-"""Transformer blocks of KerasHub, whose layers are within a layer: the hidden units of their feedforward parts."""
+"""The transformers of KerasHub: heads and their dimensions, units of feedforward parts, and where it is exact those between blocks."""
 
-import numpy as np
+import keras
 
-from keras_reg.models.attachment.carrier import original_class
-from keras_reg.models.compaction.activations import entrywise
-from keras_reg.models.compaction.constants import apply
-from keras_reg.models.compaction.rule import Rule
-from keras_reg.models.compaction.slots import Matrix, Slot
+from keras_reg.models.compaction.activations import register_activation
+from keras_reg.models.compaction.rules.blocks import BlockRule, signals_of
+from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.tracer import rule_for
 
-
-class FeedforwardRule(Rule):
-    """Everything else keeps its width: heads and key dimensions follow from that of the embedding, which normalization holds.
-
-    Subclasses say where the pairs of dense layers are, and which argument has their width.
-    """
-
-    argument: str
-    pairs: list[tuple[str, str]] = ()
-    made: list[tuple[np.ndarray, Matrix]] = ()
-
-    def find(self) -> list[tuple[str, str]]:
-        """The paths of the first and the second dense layer of each block."""
-        raise NotImplementedError
-
-    def call(self, args, kwargs, shapes):
-        outputs = self.fence(args, kwargs, shapes, "has normalization within")
-        if self.made:
-            return outputs
-        try:
-            self.pairs = self.find()
-            dense = [self.inner(path) for pair in self.pairs for path in pair]
-        except (AttributeError, IndexError):  # another release of KerasHub
-            return outputs
-        if any(getattr(layer, "lora_enabled", False) or layer.quantization_mode or not entrywise(layer.activation) for layer in dense):
-            return outputs
-        self.made = [self._feedforward(*pair) for pair in self.pairs]
-        units = np.stack([units for units, _ in self.made], 1)
-        self.graph.bundles.extend(units)
-        self.graph.constraints.append(self._even)
-        return outputs
-
-    def _feedforward(self, first: str, second: str) -> tuple[np.ndarray, Matrix]:
-        kernel, following = self.values(f"{first}.kernel"), self.values(f"{second}.kernel")
-        units = self.graph.new(kernel.shape[1])
-        bias = self.values(f"{first}.bias")
-        values = np.zeros(len(units)) if bias is None else bias.astype("float64")
-        layer = self.inner(first)
-        constants = apply(layer.activation, np.where((kernel == 0).all(0), values, np.nan), layer.compute_dtype)
-        matrix = Matrix(self.graph, units, np.zeros(following.shape[1], int), following[None])
-        # Without a bias only zeros can be left out: its layer decides for all blocks whether there is one.
-        matrix.feed(units, constants, exact=self.inner(second).use_bias)
-        return units, matrix
-
-    def _even(self, kept) -> np.ndarray:
-        """All blocks have one width, of at least one."""
-        width = max(1, *(kept(units).sum() for units, _ in self.made))
-        return np.concatenate([units[~kept(units)][: width - kept(units).sum()] for units, _ in self.made])
-
-    def matrices(self):
-        return [matrix for _, matrix in self.made]
-
-    def slots(self):
-        slots = []
-        for (first, second), (units, matrix) in zip(self.pairs, self.made, strict=False):
-            slots.append(Slot(f"{first}.kernel", {1: units}, (1,)))
-            slots.append(Slot(f"{first}.bias", {0: units}, (0,)))
-            slots.append(Slot(f"{second}.kernel", {0: units}))
-            slots.append(Slot(f"{second}.bias", {}, (), lambda bias, matrix=matrix: bias + matrix.addend()))
-        return slots
-
-    def changes(self):
-        return {self.argument: self.width(self.made[0][0])} if self.made else {}
+_MODELS = "keras_hub.src.models."
+_LAYERS = "keras_hub.src.layers.modeling."
 
 
-@rule_for(
-    "keras_hub.src.layers.modeling.transformer_encoder.TransformerEncoder",
-    "keras_hub.src.layers.modeling.transformer_decoder.TransformerDecoder",
+@rule_for(f"{_LAYERS}transformer_encoder.TransformerEncoder", f"{_MODELS}whisper.whisper_encoder.WhisperEncoder")
+class EncoderRule(BlockRule):
+    paths = ("_self_attention_layer._output_dense", "_feedforward_intermediate_dense", "_feedforward_output_dense")
+
+    def refusal(self, kwargs):
+        return "returns the scores of all heads" if kwargs.get("return_attention_scores") else None
+
+    def run(self, x, kwargs, shapes):
+        x = self.around("_self_attention_layer_norm", x, lambda y: self.attention("_self_attention_layer", y, y))
+        return [self.around("_feedforward_layer_norm", x, self.transformed)]
+
+    def around(self, norm: str, x: Signal, part) -> Signal:
+        """A residual part, with the normalization before it or after the sum."""
+        if self.layer.normalize_first:
+            return self.add(part(self.norm(norm, x)), x)
+        return self.norm(norm, self.add(part(x), x))
+
+    def transformed(self, x: Signal) -> Signal:
+        return self.feedforward("_feedforward_intermediate_dense", "_feedforward_output_dense", x)
+
+
+@rule_for(f"{_LAYERS}transformer_decoder.TransformerDecoder", f"{_MODELS}whisper.whisper_decoder.WhisperDecoder")
+class DecoderRule(EncoderRule):
+    follows = ("encoder_sequence",)
+
+    def run(self, x, kwargs, shapes):
+        source = signals_of(kwargs, "encoder_sequence")
+        x = self.around("_self_attention_layer_norm", x, lambda y: self.attention("_self_attention_layer", y, y))
+        if self.layer._cross_attention_layer is not None:
+            x = self.around("_cross_attention_layer_norm", x, lambda y: self.attention("_cross_attention_layer", y, source))
+        return [self.around("_feedforward_layer_norm", x, self.transformed)]
+
+
+def _images(first: str, second: str) -> type:
+    """The rule for a transformer of images whose feedforward parts have these names."""
+
+    class ImagesRule(BlockRule):
+        paths = ("encoder_layers.0.mha._output_dense", f"encoder_layers.0.{first}", f"encoder_layers.0.{second}", "layer_norm")
+
+        def refusal(self, kwargs):
+            return "returns more than its output" if kwargs.get("output_hidden_states") or kwargs.get("return_attention_scores") else None
+
+        def run(self, x, kwargs, shapes):
+            for number in range(len(self.layer.encoder_layers)):
+                block = f"encoder_layers.{number}"
+                y = self.norm(f"{block}.layer_norm_1", x)
+                x = self.add(self.attention(f"{block}.mha", y, y), x)
+                x = self.add(self.feedforward(f"{block}.{first}", f"{block}.{second}", self.norm(f"{block}.layer_norm_2", x)), x)
+            return [self.norm("layer_norm", x)]
+
+    return ImagesRule
+
+
+rule_for(f"{_MODELS}vit.vit_layers.ViTEncoder")(_images("mlp.dense_1", "mlp.dense_2"))
+rule_for(f"{_MODELS}deit.deit_layers.DeiTEncoder")(_images("mlp.dense", "output_layer.dense"))
+
+
+def _gated_decoder(attention: str, dense: tuple, before: str, after: str, gate: tuple) -> type:
+    """The rule for a decoder with these names for its parts; `dense` are those of the attention."""
+
+    class GatedDecoderRule(BlockRule):
+        paths = (*(f"{attention}.{name}" for name in dense), *gate, before, after)
+
+        def run(self, x, kwargs, shapes):
+            x = self.add(self.heads(attention, self.norm(before, x), dense), x)
+            return [self.add(self.gated(*gate, self.norm(after, x), self.layer.activation), x)]
+
+    return GatedDecoderRule
+
+
+_DENSE = ("_query_dense", "_key_dense", "_value_dense", "_output_dense")
+_OPEN = tuple(name.lstrip("_") for name in _DENSE)
+_GATE = ("_feedforward_gate_dense", "_feedforward_intermediate_dense", "_feedforward_output_dense")
+rule_for(
+    f"{_MODELS}llama.llama_decoder.LlamaTransformerDecoder",
+    f"{_MODELS}mistral.mistral_transformer_decoder.MistralTransformerDecoder",
+    f"{_MODELS}qwen.qwen_decoder.QwenTransformerDecoder",
+    f"{_MODELS}qwen3.qwen3_decoder.Qwen3TransformerDecoder",
+)(_gated_decoder("_self_attention_layer", _DENSE, "_self_attention_layernorm", "_feedforward_layernorm", _GATE))
+rule_for(f"{_MODELS}phi3.phi3_decoder.Phi3Decoder")(
+    _gated_decoder("attention", _OPEN, "pre_attention_layernorm", "post_attention_layernorm", tuple(name.lstrip("_") for name in _GATE))
 )
-class TransformerRule(FeedforwardRule):
-    argument = "intermediate_dim"
-
-    def find(self):
-        return [("_feedforward_intermediate_dense", "_feedforward_output_dense")]
-
-    def changes(self):
-        # As it is: not every function that a model of KerasHub brings comes back from a config.
-        return {**super().changes(), "activation": self.layer.activation}
 
 
-@rule_for("keras_hub.src.models.vit.vit_layers.ViTEncoder")
-class ViTRule(FeedforwardRule):
-    argument = "mlp_dim"
+def _experts(dense: tuple) -> type:
+    """The rule for a decoder with experts, which keep their width, as does what is between the blocks."""
 
-    def find(self):
-        return [(f"encoder_layers.{n}.mlp.dense_1", f"encoder_layers.{n}.mlp.dense_2") for n in range(len(self.layer.encoder_layers))]
+    class ExpertsRule(BlockRule):
+        paths = (*(f"_self_attention_layer.{name}" for name in dense), "_self_attention_layernorm")
+
+        def run(self, x, kwargs, shapes):
+            x = self.add(self.heads("_self_attention_layer", self.norm("_self_attention_layernorm", x), dense), x)
+            x.pin(self.graph, self.name, "has experts, which are not looked into")
+            return [Signal(shapes[0])]
+
+    return ExpertsRule
 
 
-@rule_for("keras_hub.src.models.vit.vit_layers.ViTPatchingAndEmbedding")
-class PatchingRule(Rule):
-    """Its config has two entries that its constructor does not take, and lacks one that it does."""
+rule_for(f"{_MODELS}mixtral.mixtral_decoder.MixtralTransformerDecoder")(_experts(_OPEN))
+rule_for(f"{_MODELS}qwen_moe.qwen_moe_decoder.QwenMoeTransformerDecoder")(_experts((*_OPEN[:3], "_output_dense")))
 
-    def call(self, args, kwargs, shapes):
-        return self.barrier(args, kwargs, shapes, "adds embeddings of places")
 
-    def rebuild(self):
-        config = self.own_config()
-        for entry in ("num_patches", "num_positions"):
-            config.pop(entry, None)
-        return original_class(self.layer).from_config({**config, "use_patch_bias": self.layer.use_patch_bias})
+def _gelu(x):
+    return keras.activations.gelu(x, approximate=True)
+
+
+register_activation(_gelu)
+
+
+@rule_for(f"{_MODELS}gemma.gemma_decoder_block.GemmaDecoderBlock", f"{_MODELS}gemma3.gemma3_decoder_block.Gemma3DecoderBlock")
+class GemmaRule(BlockRule):
+    paths = (*(f"attention.{name}" for name in _OPEN), "gating_ffw", "gating_ffw_2", "ffw_linear", "pre_attention_norm", "pre_ffw_norm")
+
+    def run(self, x, kwargs, shapes):
+        y = self.heads("attention", self.norm("pre_attention_norm", x), _OPEN)
+        x = self.add(x, self.norm("post_attention_norm", y) if self.layer.use_post_attention_norm else y)
+        y = self.gated("gating_ffw", "gating_ffw_2", "ffw_linear", self.norm("pre_ffw_norm", x), _gelu)
+        return [self.add(self.norm("post_ffw_norm", y) if self.layer.use_post_ffw_norm else y, x)]
+
+
+@rule_for(f"{_MODELS}smollm3.smollm3_layers.SmolLM3DecoderLayer")
+class SmolLM3Rule(BlockRule):
+    """Its heads come from one axis: they stay."""
+
+    paths = (*(f"self_attn.{name}_proj" for name in "qkvo"), *(f"mlp.{name}_proj" for name in ("gate", "up", "down")), "input_layernorm")
+
+    def run(self, x, kwargs, shapes):
+        y = self.norm("input_layernorm", x)
+        for name in "qkv":
+            self.dense(f"self_attn.{name}_proj", y).pin(self.graph, self.name, "has heads along one axis")
+        attention = self.layer.self_attn
+        y = self.dense("self_attn.o_proj", Signal((*x.shape[:-1], attention.num_attention_heads, attention.head_dim)))
+        x = self.add(x, y)
+        y = self.norm("post_attention_layernorm", x)
+        return [self.add(x, self.gated("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", y, keras.activations.silu))]
+
+
+@rule_for(f"{_MODELS}t5.t5_transformer_layer.T5TransformerLayer")
+class T5Rule(BlockRule):
+    """All layers of a stack share what the first says of the places of heads: these stay."""
+
+    follows = ("encoder_hidden_states",)
+    paths = ("self_attention.query_projector", "self_attention.output_projector", "input_projector", "output_projector", "layer_norm")
+
+    def run(self, x, kwargs, shapes):
+        x = self.add(self.projected("self_attention", self.norm("self_attention_layer_norm", x)), x)
+        if self.layer.is_decoder:
+            y = self.norm("cross_attention_layer_norm", x)
+            x = self.add(self.projected("cross_attention", y, signals_of(kwargs, "encoder_hidden_states")), x)
+        y = self.norm("layer_norm", x)
+        if not self.layer.use_gated_activation:
+            return [self.add(self.feedforward("input_projector", "output_projector", y), x)]
+        hidden = self.multiply(self.dense("input_projector", y), self.dense("gate_projector", y))
+        return [self.add(self.dense("output_projector", hidden), x)]
+
+    def projected(self, path: str, x: Signal, source: Signal | None = None) -> Signal:
+        source = x if source is None else source
+        made = [self.dense(f"{path}.{name}_projector", x if name == "query" else source) for name in ("query", "key", "value")]
+        for signal in made:
+            signal.pin(self.graph, self.name, "has heads that are told apart by their places")
+        return self.dense(f"{path}.output_projector", Signal(made[0].shape))
+
+
+class FeedforwardOnly(BlockRule):
+    """Attention is not looked into, and normalization holds what is between the blocks: hidden units leave."""
+
+    pair: tuple[str, str]
+    between = None
+
+    def run(self, x, kwargs, shapes):
+        x.pin(self.graph, self.name, "has attention that is not looked into")
+        between = self.inner(self.between) if isinstance(self.between, str) else self.between
+        y = self.feedforward(*self.pair, Signal(x.shape), between)
+        y.pin(self.graph, self.name, "normalizes over its channels")
+        return [Signal(shape) for shape in shapes]
+
+
+def _feedforward_only(pair: tuple[str, str], activation=None) -> type:
+    attributes = {"pair": pair, "paths": pair, "between": staticmethod(activation) if callable(activation) else activation}
+    return type("FeedforwardOnlyRule", (FeedforwardOnly,), attributes)
+
+
+_INTERMEDIATE = ("feedforward_intermediate_dense", "feedforward_output_dense")
+rule_for(f"{_MODELS}bloom.bloom_decoder.BloomDecoder")(_feedforward_only(("_mlp_intermediate_dense", "_mlp_output_dense"), _gelu))
+rule_for(f"{_MODELS}falcon.falcon_transformer_decoder.FalconTransformerDecoder")(_feedforward_only(("dense_h_to_4h", "dense_4h_to_h")))
+rule_for(f"{_LAYERS}f_net_encoder.FNetEncoder")(_feedforward_only(("_intermediate_dense", "_output_dense")))
+rule_for(
+    f"{_MODELS}gpt_neo_x.gpt_neo_x_decoder.GPTNeoXDecoder",
+    f"{_MODELS}deberta_v3.disentangled_attention_encoder.DisentangledAttentionEncoder",
+)(_feedforward_only(tuple(f"_{name}" for name in _INTERMEDIATE)))
+rule_for(f"{_MODELS}esm.esm_encoder.ESMEncoder", f"{_MODELS}roformer_v2.roformer_v2_encoder.RoformerV2Encoder")(
+    _feedforward_only(_INTERMEDIATE)
+)
+rule_for(f"{_MODELS}xlnet.xlnet_encoder.XLNetEncoder")(_feedforward_only(_INTERMEDIATE, "activation_function_ff"))

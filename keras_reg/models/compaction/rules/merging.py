@@ -4,7 +4,7 @@ import itertools
 import numbers
 
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
 from keras_reg.models.attachment.carrier import original_class
 from keras_reg.models.compaction.adding import adds_wrongly
@@ -21,13 +21,14 @@ class Entrywise(Rule):
     def merge(self, operands: list, shape: tuple, function, adds: bool = False) -> list[Signal]:
         """The output; `operands` are signals and numbers, `function` takes an array for each of them, `adds` says that it is a sum."""
         signals = [operand for operand in operands if isinstance(operand, Signal)]
-        axis = next(
+        # The last of several: so has a reshape that leaves one unit, which has no axis for certain.
+        axis = max(
             (
                 len(shape) - len(s.shape) + s.axis
                 for s in signals
                 if s.axis is not None and _length(s, s.axis - len(s.shape)) == _length(Signal(shape), s.axis - len(s.shape))
             ),
-            None,
+            default=None,
         )
         if axis is None:
             for signal in signals:
@@ -129,13 +130,20 @@ class ScaledSumRule(Entrywise):
         return self.merge(list(args[0]), shapes[0], lambda one, other: one + other * self.layer.scale)
 
 
+def _number(operand):
+    """A tensor of one number as that number."""
+    if isinstance(operand, (Signal, numbers.Real)) or tuple(getattr(operand, "shape", (None,))):
+        return operand
+    return float(ops.convert_to_numpy(operand))
+
+
 _BINARY = {"Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Maximum", "Minimum", "Power", "FloorDivide", "Mod"}
 
 
 @rule_for(*_BINARY)
 class BinaryOperation(Entrywise):
     def call(self, args, kwargs, shapes):
-        operands = [*args, *kwargs.values()]
+        operands = [_number(operand) for operand in (*args, *kwargs.values())]
         if not all(isinstance(operand, (Signal, numbers.Real)) for operand in operands):
             return self.barrier(args, kwargs, shapes, "takes an array of a fixed width")
         self.dtype = next(operand.dtype for operand in operands if isinstance(operand, Signal))
@@ -165,7 +173,7 @@ class UnaryOperation(Rule):
     def call(self, args, kwargs, shapes):
         if len(signals_in((args, kwargs))) != 1 or not isinstance(args[0], Signal):
             return self.barrier(args, kwargs, shapes, "takes several tensors")
-        if any(getattr(value, "shape", None) or isinstance(value, (list, tuple)) for value in self._settings()):
+        if any(tuple(getattr(value, "shape", ())) or isinstance(value, (list, tuple)) for value in self._settings()):
             return self.barrier(args, kwargs, shapes, "takes an array of a fixed width")
         signal = args[0]
         if signal.axis is None:

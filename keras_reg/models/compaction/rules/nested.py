@@ -4,11 +4,12 @@ import keras
 import numpy as np
 from keras import layers, tree
 
+from keras_reg.models.compaction.graphs import graph_of
 from keras_reg.models.compaction.rule import Rule
 from keras_reg.models.compaction.rules.merging import product
 from keras_reg.models.compaction.rules.recurrent import RecurrentRule
 from keras_reg.models.compaction.signals import Signal
-from keras_reg.models.compaction.tracer import graph_of, rule_for
+from keras_reg.models.compaction.tracer import rule_for
 
 
 class Wrapper(Rule):
@@ -84,10 +85,10 @@ class ModelRule(Wrapper):
         return super().barrier(args, kwargs, shapes, reason)
 
     def rebuild(self):
-        return self.tracer.rebuild(self.layer, self.inputs)
+        return self.tracer.maker.rebuild(self.layer, self.inputs)
 
     def parts(self, new):
-        return self.tracer.parts(self.layer)
+        return self.tracer.maker.parts(self.layer)
 
 
 @rule_for(layers.TimeDistributed)
@@ -118,7 +119,7 @@ class TimeDistributedRule(Wrapper):
 
     def rebuild(self):
         config = self.own_config()
-        config["layer"] = self.tracer.rebuilt(self.layer.layer)
+        config["layer"] = self.tracer.maker.rebuilt(self.layer.layer)
         return layers.TimeDistributed(**config)
 
     def parts(self, new):

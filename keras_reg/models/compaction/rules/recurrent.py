@@ -47,10 +47,12 @@ class RecurrentRule(Rule):
         sums = self.matrix.feed(inputs, constants, exact=True)
         for path in ("cell.kernel", "cell.recurrent_kernel"):
             self.count(path, signal.shape[1:2])
+        still = np.ones(units, bool)
         for state in states:
-            own, _ = state.along(-1, self.graph, self.name)
+            own, constants = state.along(-1, self.graph, self.name)
             self.graph.unite(own, self.outputs)
-        silent = self._silent(sums, recurrent) if not states else np.zeros(units, bool)
+            still &= constants == 0
+        silent = self._silent(sums, recurrent, still)
         silent_constants = np.where(silent, 0.0, np.nan)
         self.recurrent.feed(self.outputs, silent_constants, exact=False)
         return [Signal(shape, len(shape) - 1, self.outputs, silent_constants) for shape in shapes]
@@ -60,12 +62,12 @@ class RecurrentRule(Rule):
         bias = self.values("cell.bias")
         return np.zeros(self.gates * self.layer.units) if bias is None else bias.astype("float64")
 
-    def _silent(self, sums: np.ndarray, recurrent: np.ndarray) -> np.ndarray:
-        """Units that are zero at every step: found by assuming it of all, and dropping those that the rest contradicts."""
+    def _silent(self, sums: np.ndarray, recurrent: np.ndarray, still: np.ndarray) -> np.ndarray:
+        """Units that are zero at every step: found by assuming it of all that start so, and dropping those that the rest contradicts."""
         own = slice(self.candidate * self.layer.units, (self.candidate + 1) * self.layer.units)
         total = sums[own] + self._bias()[own]
         zero = float(ops.convert_to_numpy(self.layer.activation(ops.zeros((1, 1), self.layer.compute_dtype)))[0, 0]) == 0
-        silent = (total == 0) & zero
+        silent = (total == 0) & zero & still
         while True:
             disturbed = (recurrent[~silent][:, own] != 0).any(0)
             if not (silent & disturbed).any():
