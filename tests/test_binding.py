@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from keras.src.backend.common import global_state
 
 from keras_reg.callbacks import StrengthScheduler, WeightHistogram
 from keras_reg.models import attach, check
@@ -217,6 +218,8 @@ def lines_of(function, files):
             function()
         finally:
             sys.settrace(None)
+            # Interrupted between a `with` and its block, Python leaves the block's scope open, as it does in Keras.
+            global_state.set_global_attribute("name_scope_stack", [])
         return count
 
     return run

@@ -7,12 +7,14 @@ import pathlib
 import pkgutil
 import re
 
+import keras
 import pytest
 
 import keras_reg
 
 ROOT = pathlib.Path(__file__).parent.parent
-MODULES = [module.name for module in pkgutil.walk_packages(keras_reg.__path__, "keras_reg.")]
+OTHER_BACKENDS = {f"keras_reg.backend.{name}" for name in ("tensorflow", "jax", "torch")} - {f"keras_reg.backend.{keras.backend.backend()}"}
+MODULES = sorted({module.name for module in pkgutil.walk_packages(keras_reg.__path__, "keras_reg.")} - OTHER_BACKENDS)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -21,7 +21,7 @@ NO_SOURCES = (".*", "__pycache__", "*.egg-info", "build", "dist")
 
 ALWAYS = {"keras", "keras_reg", "numpy", *sys.stdlib_module_names}
 """What a module may import when it is itself imported."""
-WHERE_USED = {"jax", "matplotlib", "rich", "scipy", "sklearn", "tensorboard", "tensorflow", "torch"}
+WHERE_USED = {"jax", "keras_hub", "matplotlib", "rich", "scipy", "sklearn", "tensorboard", "tensorflow", "torch"}
 """What it may import inside a function as well."""
 FLOORS = (
     {"_keras", "_loading", "_registration", "_validation", "_version"},

@@ -60,6 +60,11 @@ def loss_sees_the_optimizer() -> bool:
     return True
 
 
+def steps_follow_the_metrics() -> bool:
+    """Whether a compiled step notices that the model has other metrics than when it was compiled."""
+    return True
+
+
 def distribution_scope(model: Any) -> Any:
     """The scope in which variables of the model are made."""
     return keras.name_scope(model.name)

@@ -40,6 +40,10 @@ def distribution_scope(model):
     return keras.name_scope(model.name) if strategy is None else strategy.scope()
 
 
+def steps_follow_the_metrics():
+    return False
+
+
 def replicas():
     return tf.distribute.get_strategy().num_replicas_in_sync
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from keras_reg.backend import distribution_scope, replicas
+from keras_reg.backend import distribution_scope, replicas, steps_follow_the_metrics
 from keras_reg.binding import forget_compiled_steps
 
 _trackers: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -49,7 +49,7 @@ def track(model: Any) -> DataLoss:
     if not _is_on(tracker, model):
         # Not in the list that Keras tracks: TensorFlow exports nothing whose lists have shrunk.
         tracker.before = model._metrics
-        vars(model)["_metrics"] = [*model._metrics, tracker]
+        _set_metrics(model, [*model._metrics, tracker])
     return tracker
 
 
@@ -57,7 +57,13 @@ def release(model: Any) -> None:
     """Leave the metrics of the model as they were."""
     tracker = _trackers.get(model)
     if tracker is not None and _is_on(tracker, model):
-        vars(model)["_metrics"] = tracker.before
+        _set_metrics(model, tracker.before)
+
+
+def _set_metrics(model: Any, metrics: list[Any]) -> None:
+    vars(model)["_metrics"] = metrics
+    if not steps_follow_the_metrics():
+        forget_compiled_steps(model)
 
 
 def _is_on(tracker: DataLoss, model: Any) -> bool:

@@ -116,11 +116,11 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         confidence, right = (ops.cast(value, self.sums.dtype) for value in (confidence, ops.equal(labels, expected)))
 
         weight = ops.ones_like(confidence)
-        if missing is not None:
-            weight = nan_where(missing, weight)
         for factor in (counted, mask, sample_weight):
             if factor is not None:
                 weight = weight * self.like_positions(ops.cast(factor, weight.dtype), weight)
+        if missing is not None:
+            weight = nan_where(ops.logical_and(missing, ops.not_equal(weight, 0)), weight)
         # Whatever stands where nothing counts, a NaN as well, leaves no trace.
         confidence = ops.where(ops.equal(weight, 0), ops.zeros_like(confidence), confidence)
         values = ops.stack([ops.reshape(value, (-1,)) for value in (weight, weight * confidence, weight * right)], axis=-1)

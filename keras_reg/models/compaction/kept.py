@@ -5,7 +5,6 @@ instance of a subclass of its class, whose config is that of the graph, with the
 """
 
 import functools
-import warnings
 from typing import Any
 
 import keras
@@ -28,7 +27,7 @@ class Kept:
         layers = {id(inner): [layer.name, place] for layer in graph.layers for place, inner in enumerate(layer._flatten_layers())}
         return {
             "class": keras.saving.get_registered_name(type(self).__bases__[-1]),
-            "graph": keras.saving.serialize_keras_object(graph),
+            "graph": _graph_config(graph),
             "attributes": {name: _encoded(value, layers) for name, value in _attributes(self).items()},
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
         }
@@ -38,10 +37,7 @@ class Kept:
         if "graph" not in config:  # Keras looked for the original by its name
             return cls.__bases__[-1].from_config(config)
         kind = _hub_class(config["class"])
-        with warnings.catch_warnings():
-            # Layers without a `build` are built when the graph calls them: Keras warns before that.
-            warnings.filterwarnings("ignore", message=r"`build\(\)` was called on layer")
-            graph = keras.saving.deserialize_keras_object(config["graph"])
+        graph = keras.saving.deserialize_keras_object(config["graph"])
         layers = {layer.name: list(layer._flatten_layers()) for layer in graph.layers}
         attributes = {name: _decoded(value, layers) for name, value in config["attributes"].items()}
         policy = keras.dtype_policies.deserialize(config["dtype"])
@@ -49,6 +45,15 @@ class Kept:
 
 
 keras.saving.register_keras_serializable(package=PACKAGE, name="Kept")(Kept)
+
+
+def _graph_config(graph: Any) -> dict[str, Any]:
+    config = keras.saving.serialize_keras_object(graph)
+    without_build = {layer.name for layer in graph.layers if getattr(layer.build, "_is_default", False)}
+    for node in config["config"]["layers"]:
+        if node["name"] in without_build:  # these are built when the graph calls them, which Keras would take for done
+            node.pop("build_config", None)
+    return config
 
 
 def original_kind(model: Any) -> type:
