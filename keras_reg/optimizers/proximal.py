@@ -16,6 +16,7 @@ from keras_reg.backend import numbers_suffice, outside_of_graphs, read
 from keras_reg.binding import has_flowed, is_proximal, is_record, join, move, record, structure_of, wide
 from keras_reg.optimizers import step_sizes
 from keras_reg.optimizers.strength_file import StrengthFile
+from keras_reg.optimizers.together import stacked, together, unstacked
 from keras_reg.regularizers.structural import Groups
 
 METRICS = ("auto", "euclidean", "preconditioned")
@@ -289,36 +290,39 @@ class Proximal(keras.optimizers.Optimizer):
         if self._past is not None:
             past, rate = step_sizes.accumulated(inner, self._past.value, rate)
             self._past.assign(past)
-        steps = (lambda variable: rate) if self.metric == "euclidean" else step_sizes.preconditioned(inner)(inner, rate)
-        structures: dict[str, list[Any]] = {}
-        for variable in variables:
-            if not self.applies_prox_to(variable):
-                continue
-            if (structure := structure_of(variable.regularizer)) is not None:
-                structures.setdefault(structure, []).append(variable)
+        steps = (lambda variables: rate) if self.metric == "euclidean" else step_sizes.preconditioned(inner)(inner, rate)
+        for members in together(variable for variable in variables if self.applies_prox_to(variable)):
+            if structure_of(members[0].regularizer) is not None:
+                after = self._prox_of_structure(members, [steps([variable]) for variable in members])
             else:
-                before = ops.stop_gradient(variable.value)
-                after = self._penalty_in_step(variable).prox(before, steps(variable))
-                self._assign(variable, before, after, rate)
-        for members in structures.values():
-            self._apply_to_all(members, [steps(variable) for variable in members], rate)
+                before = ops.stop_gradient(stacked([variable.value for variable in members]))
+                after = unstacked(self._penalty_in_step(members).prox(before, steps(members)), len(members))
+            for variable, values in zip(members, after, strict=True):
+                step_sizes.remember(inner, variable, values, rate)
+                variable.assign(values)
 
-    def _penalty_in_step(self, variable: Any) -> Any:
-        return variable.regularizer.at(self.strength_in_step(self._get_variable_index(variable)))
+    def _penalty_in_step(self, members: Sequence[Any]) -> Any:
+        """The penalty of a weight, or of several that are stacked."""
+        own, indices = members[0].regularizer, [self._get_variable_index(variable) for variable in members]
+        if len(members) == 1:
+            return own.at(self.strength_in_step(indices[0]))
+        if numbers_suffice():
+            strengths = [self.strength_in_step(index) for index in indices]
+            if len(set(strengths)) == 1:
+                return own.at(strengths[0]).stacked()
+            strengths = ops.convert_to_tensor(strengths, self._strengths.dtype)
+        else:
+            strengths = ops.take(self._strengths.value, indices)
+        return own.configured.stacked().at_strength(ops.reshape(strengths, (-1, *(1,) * len(members[0].shape))))
 
-    def _assign(self, variable: Any, before: Any, after: Any, rate: Any) -> None:
-        step_sizes.remember(self.inner_optimizer, variable, before, after, rate)
-        variable.assign(after)
-
-    def _apply_to_all(self, members: Sequence[Any], steps: Sequence[Any], rate: Any) -> None:
+    def _prox_of_structure(self, members: Sequence[Any], steps: Sequence[Any]) -> list[Any]:
         """The prox of a penalty on several weights together, of those that are being updated."""
         dtype = self._strengths.dtype
         groups = Groups.of([(variable.regularizer.configured, tuple(variable.shape)) for variable in members])
         before = [ops.stop_gradient(variable.value) for variable in members]
-        strength = self._penalty_in_step(members[0]).strength
+        strength = self._penalty_in_step(members[:1]).strength
         after = groups.prox([ops.cast(values, dtype) for values in before], steps, strength)
-        for variable, old, new in zip(members, before, after, strict=True):
-            self._assign(variable, old, ops.cast(new, old.dtype), rate)
+        return [ops.cast(values, variable.dtype) for variable, values in zip(members, after, strict=True)]
 
     def _average(self, variables: Sequence[Any]) -> None:
         inner = self.inner_optimizer
