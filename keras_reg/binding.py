@@ -151,15 +151,8 @@ class Record:
 
     @functools.cached_property
     def kind(self) -> Any:
-        """What the records have in common whose penalties differ in their strengths alone; `None` where they cannot be stacked."""
-        penalty = self.configured
-        if penalty.stacked() is None:
-            return None
-        try:
-            config = penalty.with_strength(1.0).get_config()
-        except ValueError:  # strengths without a ratio
-            return None
-        return penalty.__class__, json.dumps(config, sort_keys=True)
+        """See `kind_of`."""
+        return kind_of(self.configured)
 
     def in_step(self) -> Any:
         """The penalty with the strengths that act in the loss of the step that is being computed or traced."""
@@ -246,6 +239,17 @@ def is_proximal(regularizer: Any) -> bool:
 def structure_of(penalty: Any) -> str | None:
     """The name of what a penalty is a part of, if it is: a structure reaches over several weights."""
     return getattr(penalty, "structure", None)
+
+
+def kind_of(penalty: Any) -> Any:
+    """What penalties have in common that differ in their strengths alone; `None` where weights under them cannot be stacked."""
+    if penalty.stacked() is None:
+        return None
+    try:
+        config = penalty.with_strength(1.0).get_config()
+    except ValueError:  # strengths without a ratio
+        return None
+    return penalty.__class__, json.dumps(config, sort_keys=True)
 
 
 def record(variable: Any) -> Record:

@@ -13,7 +13,7 @@ from keras import ops
 from keras_reg._registration import register
 from keras_reg._validation import non_negative, one_of, shown
 from keras_reg.backend import numbers_suffice, outside_of_graphs, read
-from keras_reg.binding import has_flowed, is_proximal, is_record, join, move, record, structure_of, wide
+from keras_reg.binding import has_flowed, is_proximal, is_record, join, kind_of, move, record, structure_of, wide
 from keras_reg.optimizers import step_sizes
 from keras_reg.optimizers.strength_file import StrengthFile
 from keras_reg.optimizers.together import stacked, together, unstacked
@@ -135,9 +135,7 @@ class Proximal(keras.optimizers.Optimizer):
         if not variables:  # Keras, on loading HDF5: it has none at hand then
             return
         self._check_that_there_is_a_penalty(variables)
-        for variable in variables:
-            if is_proximal(variable.regularizer):
-                self._check_prox(variable, variable.regularizer)
+        self.check_penalties(lambda variable: variable.regularizer, variables)
         with _all_or_nothing(self.inner_optimizer):
             self.inner_optimizer.build(variables)
         dtype = "float64" if any(wide(v) == "float64" for v in variables) else "float32"
@@ -172,21 +170,25 @@ class Proximal(keras.optimizers.Optimizer):
         """Refuse, by name, a penalty without a prox in the metric."""
         if structure_of(penalty) is not None:
             return
-        sample = ops.ones((2,) * len(variable.shape), "float32")
-        step = ops.ones_like(sample) if self.metric == "preconditioned" else 1.0
         try:
-            penalty.prox(sample, step)
+            with outside_of_graphs():
+                sample = ops.ones((2,) * len(variable.shape), "float32")
+                penalty.prox(sample, ops.ones_like(sample) if self.metric == "preconditioned" else 1.0)
         except NotImplementedError as error:
             hint = " `metric='euclidean'` needs one step alone." if self.metric == "preconditioned" else ""
             raise ValueError(
                 f"Proximal with metric={self.metric!r} cannot apply the penalty of {variable.path!r}, {penalty!r}: {error}{hint}"
             ) from None
 
-    def check_penalties(self, regularizer_of: Callable[[Any], Any]) -> None:
-        """Raise a `ValueError` where this optimizer, built, could not apply the penalties that its variables are to get."""
-        for variable in self._trainable_variables:
+    def check_penalties(self, regularizer_of: Callable[[Any], Any], variables: Sequence[Any] | None = None) -> None:
+        """Raise a `ValueError` where this optimizer could not apply the penalties that variables have or are to get."""
+        checked = set()
+        for variable in self._trainable_variables if variables is None else variables:
             if is_proximal(penalty := regularizer_of(variable)):
-                self._check_prox(variable, penalty)
+                case = (kind_of(penalty) or id(penalty), len(variable.shape))
+                if case not in checked:  # a deep network has many of few kinds
+                    checked.add(case)
+                    self._check_prox(variable, penalty)
 
     def refresh_claims(self) -> None:
         """Take up the penalties that the variables have got since it was built; those that are gone are dropped by that."""

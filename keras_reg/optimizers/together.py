@@ -6,6 +6,7 @@ from typing import Any
 
 from keras import ops
 
+from keras_reg.backend import materialized
 from keras_reg.binding import structure_of
 
 STACKED = 2**20
@@ -33,8 +34,9 @@ def together(variables: Iterable[Any]) -> list[list[Any]]:
 
 def stacked(tensors: list[Any]) -> Any:
     """One tensor as it is, several along a new first axis."""
-    return tensors[0] if len(tensors) == 1 else ops.stack(tensors)
+    # XLA would copy all of them in each of its loops, which takes it long to compile.
+    return tensors[0] if len(tensors) == 1 else materialized(ops.stack(tensors))
 
 
 def unstacked(tensor: Any, number: int) -> list[Any]:
-    return [tensor] if number == 1 else ops.unstack(tensor, number)
+    return [tensor] if number == 1 else ops.unstack(materialized(tensor), number)
