@@ -102,6 +102,17 @@ def heads(axes, biases=("sigmoid", None)):
     return make
 
 
+def spread_by_itself(function):
+    """The one unit comes of the several: zero they are only all together."""
+
+    def make():
+        x = keras.Input((6,))
+        y = L.Dense(5, "relu")(x)
+        return keras.Model(x, L.Dense(2)(function(y, L.Dense(1)(y))))
+
+    return make
+
+
 def spread(function, one=True):
     """A tensor of one unit beside one of several, in either order."""
 
@@ -117,6 +128,7 @@ SPREAD = {"sum": lambda y, z: y + z, "gate": lambda y, z: y * z}
 # How many groups there are: units of states; dimensions of heads whose bias can be zero, so that zero comes out; what is not added to.
 PROMISES = {kind.__name__: (encoder_and_decoder(kind), 6) for kind in (L.LSTM, L.GRU, L.SimpleRNN)}
 PROMISES |= {f"{name} {one}": (spread(function, one), 5 * (name == "gate")) for one in (True, False) for name, function in SPREAD.items()}
+PROMISES |= {f"{name} by itself": (spread_by_itself(function), 5 * (name == "gate")) for name, function in SPREAD.items()}
 PROMISES |= {f"heads {axes} relu": (heads(axes, ("relu", "f")), 5 * (axes != "d")) for axes in ("de", "e", "d")}
 PROMISES |= {f"heads {axes} sigmoid": (heads(axes, ("sigmoid", None)), None) for axes in ("de", "e", "d")}
 
