@@ -16,9 +16,7 @@ class Contraction(Rule):
 
     def contract(self, signals: list[Signal], labels: list[str], output: str, shape: tuple) -> Signal:
         """The output; a letter for each axis."""
-        followed = [
-            None if signal.axis is None else letters[signal.axis] for signal, letters in zip(signals, labels, strict=True)
-        ]
+        followed = [None if signal.axis is None else letters[signal.axis] for signal, letters in zip(signals, labels, strict=True)]
         one, other = signals
         if followed[0] is not None and followed[0] == followed[1] and len(one.units) == len(other.units):
             zero = (one.constants == 0) | (other.constants == 0)
