@@ -168,7 +168,7 @@ class ByChannel(Rule):
     """Numbers of the config, some for each channel: a constant becomes another."""
 
     # The settings, by their names in the config and as attributes.
-    settings: dict[str, str] = {}
+    settings: dict[str, str]
     units: np.ndarray | None = None
 
     def call(self, args, kwargs, shapes):
