@@ -16,6 +16,11 @@ def norm(x: Any, axes: tuple[int, ...]) -> Any:
     return ops.where(zero, ops.zeros_like(squares), ops.sqrt(ops.where(zero, ops.ones_like(squares), squares)))
 
 
+def materialized(x: Any) -> Any:
+    """The tensor, which a compiler is to compute once, not for each of its readers."""
+    return x
+
+
 def can_be_seen(tensor: Any) -> bool:
     """Whether reading the values costs no more than a look: no symbol, no tracer, nothing to fetch from an accelerator."""
     del tensor
