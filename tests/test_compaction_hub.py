@@ -12,25 +12,16 @@ from keras_reg.models import compact, compaction_plan, structural_groups
 from keras_reg.models.compaction.groups import zero
 
 BACKEND = keras.backend.backend()
-# What leaves each; `benchmarks/compaction_hub.py` has all of them.
-BACKBONES = {
-    "Bert": {"heads", "units"},
-    "Gemma2": {"heads", "units", "hidden"},
-    "Llama": {"heads", "units", "hidden"},
-    "T5 gated": {"units", "hidden"},
-}
+# What leaves each; those of T5 take the time of all others. `benchmarks/compaction_hub.py` has all of them.
+BACKBONES = {"Bert": {"heads", "units"}, "Gemma2": {"heads", "units", "hidden"}}
 if BACKEND == "tensorflow":
     BACKBONES |= {
-        "Albert": {"heads", "units"},
-        "Bart": {"heads", "units"},
         "DebertaV3": {"units"},
         "DeiT": {"heads", "units"},
-        "GPT2": {"heads", "units"},
         "Mixtral": {"heads"},
         "Qwen3": {"heads", "units", "hidden"},
         "SmolLM3": {"units", "hidden"},
         "Whisper": {"heads", "units"},
-        "XLNet": {"units"},
     }
 
 
@@ -77,19 +68,16 @@ def prompt(length=10):
 def tasks():
     import keras_hub
 
-    found = {"Llama": (keras_hub.models.LlamaCausalLM, prompt(), {"units", "hidden"})}
-    if BACKEND == "tensorflow":
-        both = {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in prompt().items()}
-        found |= {
-            "GPT2": (keras_hub.models.GPT2CausalLM, prompt(), {"units"}),
-            "Gemma": (keras_hub.models.GemmaCausalLM, prompt(), {"units", "hidden"}),
-            "OPT": (keras_hub.models.OPTCausalLM, prompt(), {"units"}),
-            "Bart": (keras_hub.models.BartSeq2SeqLM, both, {"units"}),
-        }
-    return found
+    both = {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in prompt().items()}
+    return {
+        "Gemma": (keras_hub.models.GemmaCausalLM, prompt(), {"units", "hidden"}),
+        "GPT2": (keras_hub.models.GPT2CausalLM, prompt(), {"units"}),
+        "Bart": (keras_hub.models.BartSeq2SeqLM, both, {"units"}),
+    }
 
 
-@pytest.mark.parametrize("name", ["Llama", "GPT2", "Gemma", "OPT", "Bart"] if BACKEND == "tensorflow" else ["Llama"])
+# A rotary embedding and a head tied to the table; positions that are learned; an encoder.
+@pytest.mark.parametrize("name", ["Gemma", "GPT2", "Bart"] if BACKEND == "tensorflow" else ["Gemma"])
 def test_generated_text(name, tmp_path):
     kind, x, kinds = tasks()[name]
     random = np.random.default_rng(0)
@@ -103,11 +91,11 @@ def test_generated_text(name, tmp_path):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`compile..` was not called as part of model loading")
         loaded = keras.models.load_model(tmp_path / "small.keras")
-    loaded.compile(sampler="greedy")
-    texts = [one.generate(x, stop_token_ids=None) for one in (model, small, loaded)]
-    for text in texts[1:]:
-        for key, value in texts[0].items():
-            np.testing.assert_array_equal(value, text[key])
+    # The loaded one's outputs are those of the small one: compiling it to generate costs as much again.
+    assert difference(arrays(small(x)), arrays(loaded(x))) == 0
+    before, after = (one.generate(x, stop_token_ids=None) for one in (model, small))
+    for key, value in before.items():
+        np.testing.assert_array_equal(value, after[key])
     assert isinstance(small, kind)
     assert isinstance(loaded, kind)
     assert compact(loaded).count_params() == small.count_params()

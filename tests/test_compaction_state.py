@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from keras import layers as L
 from small_networks import arrays, check, difference, examples, outputs, scatter
+from steps import OPTIMIZERS as STEPS
 
 import keras_reg
 from keras_reg.models import compact
 from keras_reg.optimizers import Proximal
 from keras_reg.regularizers import GroupLasso
+
+KERAS = tuple(map(int, keras.__version__.split(".")[:2]))
 
 
 def network(**arguments):
@@ -138,7 +141,7 @@ def test_training_goes_on_as_it_would_have(name):
         np.testing.assert_allclose(old, new, rtol=2e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["Adafactor", "Muon"])
+@pytest.mark.parametrize("kind", ["Adafactor", *(["Muon"] if "Muon" in STEPS else [])])
 def test_state_of_another_form_starts_anew(kind):
     x, y = data()
     model = dead(network())
@@ -289,6 +292,8 @@ def test_state_beside_config_and_variables(name, tmp_path):
     model = dead_units(STATES[name]())
     x = examples(model) if model.inputs[0].dtype != "string" else keras.ops.convert_to_tensor(["a", "d", "?"])
     small = check(model, inputs=x, constant=True)
+    if name == "TextVectorization" and KERAS < (3, 14):  # which does not load what it counts by
+        return
     small.save(tmp_path / "small.keras")
     if name != "a layer of the user's":  # which Keras does not keep either
         assert difference(outputs(model, x), outputs(keras.models.load_model(tmp_path / "small.keras"), x)) < 1e-6

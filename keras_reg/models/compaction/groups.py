@@ -55,6 +55,10 @@ class StructuralGroup:
         """The Euclidean norm of the weights that produce the unit: at zero `compact` takes it out."""
         return float(np.sqrt(sum(np.sum(np.square(part.values(), dtype="float64")) for part in self.slices if part.produces)))
 
+    def zero(self) -> None:
+        """Sets the weights that produce the unit to zero, so that `compact` takes it out."""
+        zero([self])
+
     def __str__(self) -> str:
         parts = ", ".join(f"{part.layer}/{part.variable.name}[{part.axis}: {_numbers(part.indices)}]" for part in self.slices)
         return f"{parts}: {self.parameters:,} parameters, {self.macs:,} MACs"
@@ -74,6 +78,9 @@ def groups(compaction: Compaction) -> list[StructuralGroup]:
     held[roots[FIXED]] = True
     for pin in graph.pins:
         held[roots[pin.units]] = True
+    for units in graph.never_empty:
+        if len(own := set(roots[units.ravel()].tolist())) == 1:  # the one unit that some tensor has
+            held[list(own)] = True
     slices: dict[int, list[WeightSlice]] = {}
     costs: dict[int, list[int]] = {}
     for rule in compaction.rules:

@@ -95,7 +95,9 @@ class Maker:
             return sequential_like(model, [tensors[0], *map(self.rebuilt, model.layers)])
 
         def visit(operation, args, kwargs, outputs):
-            return tree.flatten(self.rebuilt(operation)(*args, **kwargs))
+            new = self.rebuilt(operation)
+            args, kwargs = self.tracer.rule(operation).arguments(args, kwargs)
+            return tree.flatten(new(*args, **kwargs))
 
         outputs = walk(model, [layer.output for layer in tensors], visit)
         inputs = tree.pack_sequence_as(graph._inputs_struct, [layer.output for layer in tensors])

@@ -121,10 +121,8 @@ def _row(rule: Rule, compaction: Compaction, counted: set[int]) -> LayerPlan:
 def _blockers(compaction: Compaction) -> list[Blocker]:
     graph = compaction.tracer.graph
     roots = graph.roots()
+    # The model's outputs have their width in any case, and so have its inputs.
     ends = {compaction.model.name}
-    last = {id(signal) for signal in compaction.outputs}
-    # What gives the model's outputs has their width in any case.
-    ends |= {rule.name for rule, _, outputs in compaction.tracer.calls if all(id(signal) in last for signal in outputs)}
     fixed = {FIXED} | {root for pin in graph.pins if pin.layer in ends for root in roots[pin.units].tolist() if root != roots[FIXED]}
     # Units that something fixed was added to are one with it, and yet each is somebody's.
     names = np.where(roots == roots[FIXED], np.arange(len(roots)), roots)

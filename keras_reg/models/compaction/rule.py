@@ -26,6 +26,8 @@ class Rule:
     follows: tuple[str, ...] = ()
     # Whether the first argument may be several tensors.
     several = False
+    # Whether arrays among the arguments are cut as well.
+    arrays = False
     # Whether the weights are those of layers within that have rules of their own.
     wraps = False
     # Whether those of layers within do not concern it.
@@ -86,6 +88,10 @@ class Rule:
         if not changes:
             take_over_early(self.layer, new)
         return new
+
+    def arguments(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """After `mark`: what the smaller layer is called with, given the new tensors among the old arguments."""
+        return args, kwargs
 
     def own_config(self) -> dict[str, Any]:
         """The config of the layer, without what may be carried around it."""

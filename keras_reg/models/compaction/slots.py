@@ -100,7 +100,9 @@ class Matrix:
             self.constants = np.where(self.constants == constants, constants, np.nan)
             self.exact = self.exact & takes & np.isfinite(self.constants)
         total = self._total(constants, takes)
-        return np.where(self._reached()[~takes].any(0), np.nan, total)
+        # In a trial all groups are zero at once, but each has to leave alone: then the others are no constants.
+        read = self._reached() if self.graph.trial else self._reached()[~takes]
+        return np.where(read.any(0), np.nan, total)
 
     def replaceable(self) -> np.ndarray:
         return self.exact if self.exact is not None else np.zeros(len(self.inputs), bool)

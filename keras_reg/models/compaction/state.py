@@ -49,6 +49,11 @@ def _take_over_assets(one: Any, other: Any) -> None:
     if not one.variables and type(one).save_own_variables is not keras.Layer.save_own_variables:
         store: dict[str, Any] = {}
         one.save_own_variables(store)
+        if "idf_weights" in store:
+            # Keras before 3.14 does not load them itself.
+            words = one.get_vocabulary()
+            getattr(other, "_lookup_layer", other).set_vocabulary(words, store["idf_weights"][: len(words)])
+            return
         other.load_own_variables(store)
     if hasattr(one, "save_assets") and hasattr(other, "load_assets"):
         with tempfile.TemporaryDirectory() as folder:

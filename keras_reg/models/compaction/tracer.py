@@ -81,7 +81,7 @@ class Tracer:
         args, kwargs = _arranged(operation, args, kwargs)
         rule.first = rule.first or (args, kwargs)
         self.masks |= any("mask" in name and bool(signals_in(value)) for name, value in kwargs.items())
-        reason = _special(args, kwargs)
+        reason = _special(args, kwargs, rule.arrays)
         if reason is None and not rule.several and args and not isinstance(args[0], Signal) and signals_in(args[0]):
             reason = "is called on several tensors at once"
         outputs = rule.call(args, kwargs, shapes) if reason is None else rule.barrier(args, kwargs, shapes, reason)
@@ -172,11 +172,11 @@ def _arranged(operation: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     return () if first is None else (given.pop(first),), given
 
 
-def _special(args: tuple, kwargs: dict) -> str | None:
+def _special(args: tuple, kwargs: dict, arrays: bool) -> str | None:
     """What makes a call one that no rule is for."""
     training = kwargs.get("training")
     if training is not None and not (isinstance(training, (bool, int, np.bool_)) and not training):
         return f"is called with training={training}"
-    if any(tuple(getattr(item, "shape", ())) and not isinstance(item, Signal) for item in tree.flatten((args, kwargs))):
+    if not arrays and any(tuple(getattr(item, "shape", ())) and not isinstance(item, Signal) for item in tree.flatten((args, kwargs))):
         return "is called with an array of a fixed width"
     return None

@@ -145,6 +145,7 @@ class MultiHeadAttentionRule(AttentionRule):
             for head in range(layer.num_heads):
                 self.graph.reads.append(Read(self.keyed[head], self.carried[head], self._uses(head), _nothing(layer.key_dim)))
             self.graph.constraints.append(self._even)
+            self.graph.never_empty.append(self.carried)
             self.graph.bundles.extend(np.concatenate([self.keyed, self.carried], 1))
         return self.mix(value, kwargs, shapes[0])
 

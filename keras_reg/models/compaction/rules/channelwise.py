@@ -7,6 +7,7 @@ from keras import layers
 from keras_reg.models.compaction.activations import LAYERS, continuous, entrywise, name_of
 from keras_reg.models.compaction.constants import apply
 from keras_reg.models.compaction.rule import Rule
+from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.slots import Slot
 from keras_reg.models.compaction.tracer import rule_for
 
@@ -163,13 +164,103 @@ class LayerScaleRule(Rule):
         return {} if self.units is None else {"projection_dim": self.width(self.units)}
 
 
-@rule_for(layers.Rescaling)
-class RescalingRule(Rule):
+class ByChannel(Rule):
+    """Numbers of the config, some for each channel: a constant becomes another."""
+
+    # The settings, by their names in the config and as attributes.
+    settings: dict[str, str]
+    units: np.ndarray | None = None
+
     def call(self, args, kwargs, shapes):
         signal = args[0]
-        if signal.axis is None or np.ndim(self.layer.scale) or np.ndim(self.layer.offset):
-            return self.barrier(args, kwargs, shapes, "has a scale for each channel")
-        return [signal.like(shapes[0], constants=apply(self.layer, signal.constants, self.layer.compute_dtype))]
+        if signal.axis is None:
+            return [Signal(shapes[0])]
+        if any(np.ndim(value) > 1 or (np.size(value) > 1 and signal.axis != len(signal.shape) - 1) for value in self._values()):
+            return self.barrier(args, kwargs, shapes, "has numbers for each place")
+        if self.units is None:
+            self.units = signal.units
+        elif len(self.units) != len(signal.units):
+            return self.barrier(args, kwargs, shapes, "is called on different widths")
+        else:
+            self.graph.unite(signal.units, self.units)
+        constants = self.changed(signal.constants, *(np.asarray(value, "float64") for value in self._values()))
+        return [signal.like(shapes[0], constants=constants)]
+
+    def _values(self) -> list:
+        return [getattr(self.layer, attribute) for attribute in self.settings.values()]
+
+    def changed(self, constants: np.ndarray, *values: np.ndarray) -> np.ndarray:
+        """What becomes of constants."""
+        raise NotImplementedError
+
+    def held(self):
+        return [] if self.units is None else [self.units]
+
+    def changes(self):
+        if self.units is None or self.barred:
+            return {}
+        kept = self.graph.kept(self.units)
+        cut = {name: value for name, value in zip(self.settings, self._values(), strict=True) if np.size(value) > 1}
+        return {name: np.asarray(value)[kept].tolist() for name, value in cut.items()} if not kept.all() else {}
+
+
+@rule_for(layers.Rescaling)
+class RescalingRule(ByChannel):
+    settings = {"scale": "scale", "offset": "offset"}  # noqa: RUF012
+
+    def changed(self, constants, scale, offset):
+        return constants * scale + offset
+
+
+@rule_for(layers.Normalization)
+class FixedNormalizationRule(ByChannel):
+    """With means and variances that it was given; those that it has found are weights, and those of its inputs."""
+
+    settings = {"mean": "input_mean", "variance": "input_variance"}  # noqa: RUF012
+
+    def call(self, args, kwargs, shapes):
+        layer = self.layer
+        last = layer.axis is None or layer.axis in (-1, (-1,), [-1]) or list(np.ravel(layer.axis)) == [len(args[0].shape) - 1]
+        if layer.input_mean is None or layer.invert or not last:
+            return self.barrier(args, kwargs, shapes, "has found its means itself, or inverts them")
+        return super().call(args, kwargs, shapes)
+
+    def changed(self, constants, mean, variance):
+        return (constants - mean) / np.maximum(np.sqrt(variance), keras.config.epsilon())
+
+
+@rule_for(layers.GroupNormalization)
+class GroupNormalizationRule(Rule):
+    """The channels of a group stay or go together; a group of zeros gives its shifts. Statistics of one group are those of all."""
+
+    units: np.ndarray | None = None
+
+    def call(self, args, kwargs, shapes):
+        signal = args[0]
+        groups = self.layer.groups
+        if signal.axis is None or signal.axis != self.layer.axis % len(signal.shape) or groups == 1:
+            return self.barrier(args, kwargs, shapes, "normalizes over its channels")
+        together = signal.units.reshape(groups, -1)
+        for column in together.T[1:]:
+            self.graph.unite(column, together[:, 0])
+        if self.units is None:
+            self.units = signal.units
+        else:
+            self.graph.unite(signal.units, self.units)
+        gamma, beta = self.values("gamma"), self.values("beta")
+        zero = np.repeat((signal.constants.reshape(groups, -1) == 0).all(1), together.shape[1])
+        closed = np.zeros(len(zero), bool) if gamma is None else gamma == 0
+        return [signal.like(shapes[0], constants=np.where(zero | closed, 0.0 if beta is None else beta, np.nan))]
+
+    def slots(self):
+        if self.units is None:
+            return []
+        return [Slot(path, {0: self.units}, (0,)) for path in ("gamma", "beta") if getattr(self.layer, path) is not None]
+
+    def changes(self):
+        if self.units is None or self.barred:
+            return {}
+        return {"groups": self.width(self.units) * self.layer.groups // len(self.units)}
 
 
 @rule_for(layers.Masking)
@@ -191,7 +282,7 @@ class LambdaBarrier(Rule):
         return layers.Lambda(old.function, output_shape=old._output_shape, mask=old.mask, arguments=old.arguments, **config)
 
 
-@rule_for(layers.LayerNormalization, layers.GroupNormalization, layers.UnitNormalization)
+@rule_for(layers.LayerNormalization)
 class NormalizationBarrier(Rule):
     """Statistics over channels change when one leaves."""
 

@@ -2,7 +2,9 @@
 
 import itertools
 import numbers
+import re
 
+import keras
 import numpy as np
 from keras import layers, ops
 
@@ -38,7 +40,7 @@ class Entrywise(Rule):
         units, columns = None, []
         for operand in operands:
             if not isinstance(operand, Signal):
-                columns.append(np.full(width, float(operand)))
+                columns.append(_column(operand, width, back))
                 continue
             length = _length(operand, back)
             if length is None:
@@ -60,7 +62,9 @@ class Entrywise(Rule):
                 constants = np.repeat(operand.constants, width) if followed else np.full(width, np.nan)
             columns.append(constants)
         if adds:
-            self._mind_the_axis(signals, back, units)
+            arrays = [operand for operand in operands if isinstance(operand, Signal) or np.ndim(operand)]
+            self._mind_the_axis([o if isinstance(o, Signal) else Signal(o.shape) for o in arrays], back, units)
+        self.followed = (back, units)
         return [Signal(shape, axis, units, function(*columns))]
 
     def _mind_the_axis(self, signals: list[Signal], back: int, units: np.ndarray) -> None:
@@ -71,6 +75,13 @@ class Entrywise(Rule):
                 return adds_wrongly(*(_with_length(signal, back, width) for signal in (one, other)))
 
             self.mind_addition(units, wrongly)
+
+
+def _column(operand, width: int, back: int) -> np.ndarray:
+    """A number, or what of an array is the same at all places of a unit."""
+    values = np.asarray(operand, "float64")
+    rows = np.moveaxis(values, back, 0).reshape(values.shape[back], -1) if -back <= values.ndim else values.reshape(1, -1)
+    return np.broadcast_to(np.where((rows == rows[:, :1]).all(1), rows[:, 0], np.nan), width)
 
 
 def _length(signal: Signal, back: int) -> int | None:
@@ -131,31 +142,71 @@ class ScaledSumRule(Entrywise):
 
 
 def _number(operand):
-    """A tensor of one number as that number."""
-    if isinstance(operand, (Signal, numbers.Real)) or tuple(getattr(operand, "shape", (None,))):
+    """A tensor that is at hand as an array, or as its number if it has but one."""
+    if isinstance(operand, (Signal, numbers.Real)) or not hasattr(operand, "shape"):
         return operand
-    return float(ops.convert_to_numpy(operand))
+    array = np.asarray(ops.convert_to_numpy(ops.cast(operand, "float32") if "bfloat16" in str(operand.dtype) else operand))
+    return array if array.shape else float(array)
 
 
+_COMPARISONS = {"Greater", "GreaterEqual", "Less", "LessEqual", "Equal", "NotEqual", "LogicalAnd", "LogicalOr", "LogicalXor"}
 _BINARY = {"Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Maximum", "Minimum", "Power", "FloorDivide", "Mod"}
 
 
-@rule_for(*_BINARY)
+@rule_for(*_BINARY, *_COMPARISONS)
 class BinaryOperation(Entrywise):
+    arrays = True
+    # The axis of the units, from the back, and these; by the first call.
+    followed: tuple[int, np.ndarray] | None = None
+
     def call(self, args, kwargs, shapes):
         operands = [_number(operand) for operand in (*args, *kwargs.values())]
-        if not all(isinstance(operand, (Signal, numbers.Real)) for operand in operands):
+        known = all(isinstance(operand, (Signal, numbers.Real)) or _is_finite(operand) for operand in operands)
+        if not known or (self.followed and any(isinstance(operand, np.ndarray) for operand in operands)):
             return self.barrier(args, kwargs, shapes, "takes an array of a fixed width")
         self.dtype = next(operand.dtype for operand in operands if isinstance(operand, Signal))
         return self.merge(operands, shapes[0], self._function, adds=type(self.layer).__name__ == "Add")
+
+    def arguments(self, args, kwargs):
+        if self.followed is None or self.barred:
+            return args, kwargs
+        back, units = self.followed
+
+        def cut(value):
+            if isinstance(value, (keras.KerasTensor, numbers.Real)) or len(getattr(value, "shape", ())) < -back or value.shape[back] == 1:
+                return value
+            kept = np.compress(self.graph.kept(units), ops.convert_to_numpy(value), back)
+            return kept if isinstance(value, np.ndarray) else ops.convert_to_tensor(kept, keras.backend.standardize_dtype(value.dtype))
+
+        return tuple(map(cut, args)), {name: cut(value) for name, value in kwargs.items()}
+
+    def held(self):
+        return [] if self.followed is None else [self.followed[1]]
 
     def _function(self, *columns):
         kind = type(self.layer).__name__
         if kind == "Multiply":
             return product(*columns)
-        names = {"Divide": "true_divide", "TrueDivide": "true_divide", "FloorDivide": "floor_divide"}
-        function = getattr(np, names.get(kind, kind.lower()))
+        names = {"Divide": "true_divide", "TrueDivide": "true_divide"}
+        function = getattr(np, names.get(kind) or re.sub("(?<=.)(?=[A-Z])", "_", kind).lower())
         return combine(function, columns, self.dtype, continuous=kind in ("Add", "Subtract", "Maximum", "Minimum"))
+
+
+def _is_finite(operand) -> bool:
+    return isinstance(operand, np.ndarray) and operand.dtype.kind in "biuf" and bool(np.isfinite(operand).all())
+
+
+@rule_for("Where")
+class WhereRule(Entrywise):
+    def call(self, args, kwargs, shapes):
+        operands = [_number(operand) for operand in (*args, *kwargs.values())]
+        if len(operands) != 3 or not all(isinstance(operand, (Signal, numbers.Real)) for operand in operands):
+            return self.barrier(args, kwargs, shapes, "takes an array of a fixed width, or gives indices")
+
+        def choose(which, one, other):
+            return np.where(np.isfinite(which), np.where(which != 0, one, other), np.where(one == other, one, np.nan))
+
+        return [*self.merge(operands, shapes[0], choose)]
 
 
 _CONTINUOUS = {
@@ -165,7 +216,7 @@ _CONTINUOUS = {
     *("Negative", "Sin", "Sinh", "Square", "Sqrt", "Tanh", "Erf", "StopGradient"),
 }
 # With jumps or poles.
-_OTHERS = {"HardShrink", "Threshold", "Log", "Log1p", "Log2", "Log10", "Reciprocal", "Rsqrt", "Sign", "Tan", "Cast"}
+_OTHERS = {"HardShrink", "Threshold", "Log", "Log1p", "Log2", "Log10", "Reciprocal", "Rsqrt", "Sign", "Tan", "Cast", "LogicalNot"}
 
 
 @rule_for(*_CONTINUOUS, *_OTHERS)

@@ -51,9 +51,12 @@ class RootMeanSquareRule(Rule):
         else:
             self.graph.unite(signal.units, self.units)
         self.zero &= signal.constants == 0
-        scale = self.values(self.path)
+        scale = self.scale()
         closed = np.zeros(len(signal.units), bool) if scale is None else scale + self.offset == 0
         return [signal.like(shapes[0], constants=np.where((signal.constants == 0) | closed, 0.0, np.nan))]
+
+    def scale(self) -> np.ndarray | None:
+        return self.values(self.path)
 
     @property
     def path(self) -> str:
@@ -74,6 +77,20 @@ class RootMeanSquareRule(Rule):
 
     def changes(self):
         return {} if self.units is None or self.ratio() == 1 else {"epsilon": self.layer.epsilon * self.ratio()}
+
+
+@rule_for(layers.UnitNormalization)
+class UnitNormalizationRule(RootMeanSquareRule):
+    """By the root of the sum of squares, to which zeros add nothing; it has no weights."""
+
+    def scale(self):
+        return None
+
+    def slots(self):
+        return []
+
+    def changes(self):
+        return {}
 
 
 @rule_for(

@@ -11,6 +11,10 @@ from keras_reg.models.compaction.tracer import rule_for
 def reshaped(signal: Signal, shape: tuple) -> Signal | None:
     """The signal in another shape, if its units come to lie along one axis there; `None` if not."""
     # A length that is not known gets two different ones.
+    after = len(shape) - len(signal.shape) + signal.axis
+    if after > 0 and tuple(shape[after:]) == signal.shape[signal.axis :] and None not in shape[after:]:
+        # From their axis on it is the same, whatever becomes of those before it: windows that go to the examples, say.
+        return Signal(shape, after, signal.units, signal.constants)
     found = {_along(signal, shape, length) for length in ((4, 6) if None in (*signal.shape[1:], *shape[1:]) else (0,))}
     if len(found) > 1 or None in found:
         return None
@@ -101,16 +105,25 @@ class ReshapeOperation(Reshaping):
         return type(self.layer)(self.target(shape, 0), name=self.layer.name)
 
 
-@rule_for(layers.Permute, "Transpose")
+@rule_for(layers.Permute, "Transpose", "Swapaxes", "Moveaxis")
 class PermuteRule(Rule):
     def call(self, args, kwargs, shapes):
         signal = args[0]
         rank = len(signal.shape)
-        order = (0, *self.layer.dims) if isinstance(self.layer, layers.Permute) else self.layer.axes or tuple(reversed(range(rank)))
-        order = [axis % rank for axis in order]
+        order = self._order(rank)
         if signal.axis is None or order[0] != 0:
             return self.barrier(args, kwargs, shapes, "moves the axis of the examples")
         return [signal.like(shapes[0], axis=order.index(signal.axis))]
+
+    def _order(self, rank: int) -> list[int]:
+        layer, kind = self.layer, type(self.layer).__name__
+        if isinstance(layer, layers.Permute):
+            return [0, *layer.dims]
+        if kind == "Transpose":
+            return [axis % rank for axis in layer.axes or reversed(range(rank))]
+        axes = np.empty(range(1, rank + 1), bool)  # each axis as long as its number
+        moved = np.swapaxes(axes, layer.axis1, layer.axis2) if kind == "Swapaxes" else np.moveaxis(axes, layer.source, layer.destination)
+        return [length - 1 for length in moved.shape]
 
 
 @rule_for(layers.RepeatVector)
@@ -139,7 +152,7 @@ class DimensionRule(Rule):
         return [signal.like(shapes[0], axis=longer.index(signal.axis))]
 
 
-@rule_for("Mean", "Max", "Min", "Amax", "Amin", "Sum")
+@rule_for("Mean", "Max", "Min", "Amax", "Amin", "Sum", "Var", "Std")
 class ReduceRule(Rule):
     def call(self, args, kwargs, shapes):
         signal = args[0]
@@ -153,24 +166,6 @@ class ReduceRule(Rule):
             return self.barrier(args, kwargs, shapes, "reduces over its units")
         axis = signal.axis if self.layer.keepdims else signal.axis - sum(reduced < signal.axis for reduced in axes)
         constants = signal.constants
-        if type(self.layer).__name__ == "Sum":
+        if type(self.layer).__name__ in ("Sum", "Var", "Std"):
             constants = np.where(constants == 0, 0.0, np.nan)
         return [signal.like(shapes[0], axis=axis, constants=constants)]
-
-
-@rule_for("GetItem")
-class SliceRule(Rule):
-    """Slices and numbers that leave the axis of the units alone."""
-
-    def call(self, args, kwargs, shapes):
-        signal, key = args
-        key = list(key) if isinstance(key, tuple) else [key]
-        if any(not (isinstance(item, (int, slice)) or item is Ellipsis) for item in key) or signal.axis is None:
-            return self.barrier(args, kwargs, shapes, "takes a part by something else than slices")
-        if Ellipsis in key:
-            place = key.index(Ellipsis)
-            key[place : place + 1] = [slice(None)] * (len(signal.shape) - len(key) + 1)
-        key += [slice(None)] * (len(signal.shape) - len(key))
-        if key[signal.axis] != slice(None) or not isinstance(key[0], slice):
-            return self.barrier(args, kwargs, shapes, "takes a part of the units")
-        return [signal.like(shapes[0], axis=sum(isinstance(item, slice) for item in key[: signal.axis]))]

@@ -1,0 +1,137 @@
+"""compact where tensors are padded, turned, split, stacked, compared or multiplied with each other, and where norms go by channel."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+from keras import ops
+from small_networks import check, scatter
+
+from keras_reg.models import compact, compaction_plan, structural_groups
+
+
+def glu(x, cut):
+    one, other = cut(L.Dense(12)(x))
+    return one * ops.sigmoid(other)
+
+
+def cross_stage(x):
+    y = L.Dense(8, "relu")(x)
+    return L.Concatenate()([y[..., :3], L.Dense(4, "relu")(y[..., 3:])])
+
+
+def windows(x):
+    y = ops.reshape(x, (-1, 2, 3, 8))
+    return ops.reshape(L.Dense(5, "relu")(ops.reshape(y, (-1, 3, 8))), (-1, 6, 5))
+
+
+def by_einsum(x):
+    q, k, v = (L.EinsumDense("abc,cde->abde", (6, 2, 4), bias_axes="de")(x) for _ in range(3))
+    scores = ops.softmax(ops.einsum("bqhd,bkhd->bhqk", q, k))
+    return L.EinsumDense("abcd,cde->abe", (6, 5), bias_axes="e")(ops.einsum("bhqk,bkhd->bqhd", scores, v))
+
+
+def by_dot(x):
+    q, k, v = (L.Dense(7)(x) for _ in range(3))
+    return L.Dot(axes=(2, 1))([L.Softmax()(L.Dot(axes=2)([q, k])), v])
+
+
+def by_matmul(x):
+    q, k, v = (L.Dense(7)(x) for _ in range(3))
+    return ops.matmul(ops.softmax(ops.matmul(q, ops.transpose(k, (0, 2, 1)))), v)
+
+
+def by_layer(x, parts=3):
+    return L.Attention(use_scale=True)([L.Dense(7)(x) for _ in range(parts)])
+
+
+VALUES = np.linspace(0.5, 2, 8).astype("float32")
+# What is done to 8 units, and how many groups leave.
+KINDS = {
+    "pad": (lambda x: ops.pad(x, [[0, 0], [1, 1], [0, 0]]), 8),
+    "pad by itself": (lambda x: ops.pad(x, [[0, 0], [1, 1], [0, 0]], mode="reflect"), 8),
+    "pad with a number": (lambda x: ops.pad(x, [[0, 0], [1, 1], [0, 0]], constant_values=1.0), 0),
+    "pad units": (lambda x: ops.pad(x, [[0, 0], [0, 0], [0, 2]]), 0),
+    "flip": (lambda x: ops.flip(x, axis=1), 8),
+    "flip units": (lambda x: ops.flip(x, axis=-1), 8),
+    "roll": (lambda x: ops.roll(x, 1, axis=1), 8),
+    "roll units": (lambda x: ops.roll(x, 1, axis=2), 0),
+    "cumsum": (lambda x: ops.cumsum(x, axis=1), 8),
+    "repeat": (lambda x: ops.repeat(x, 2, axis=1), 8),
+    "repeat units": (lambda x: ops.repeat(x, 2, axis=2), 8),
+    "tile": (lambda x: ops.tile(x, (1, 2, 2)), 8),
+    "variance": (lambda x: ops.var(x, axis=1), 8),
+    "deviation": (lambda x: ops.std(x, axis=1, keepdims=True), 8),
+    "swap": (lambda x: ops.swapaxes(ops.swapaxes(x, 1, 2), 2, 1), 8),
+    "move": (lambda x: ops.moveaxis(ops.moveaxis(x, 2, 1), 1, 2), 8),
+    "stack": (lambda x: ops.max(ops.stack([L.Dense(4)(x), L.Dense(4)(x)], axis=1), axis=1), 12),
+    "split": (lambda x: glu(x, lambda y: ops.split(y, 2, axis=-1)), 14),
+    "split by indices": (lambda x: ops.concatenate(ops.split(x, [1, 5], axis=-1)[::-1], axis=-1), 7),
+    "split in time": (lambda x: ops.add(*ops.split(x, 2, axis=1)), 8),
+    "slices": (lambda x: glu(x, lambda y: (y[..., :6], y[:, :, 6:])), 14),
+    "slices from the end": (lambda x: ops.concatenate([x[..., -3:], x[:, :, :-3]], axis=-1), 8),
+    "slices with steps": (lambda x: x[..., 1:7:2], 0),
+    "cross stage": (cross_stage, 20),
+    "windows": (windows, 13),
+    "where": (lambda x: ops.where(x > 0.5, L.Dense(8)(x), 0.25), 8),
+    "where of several": (lambda x: ops.where(ops.logical_and(x > 0.5, L.Dense(8)(x) <= 3.0), x, 0.0), 8),
+    "where by one": (lambda x: ops.where(L.Dense(1)(x) > 0.5, x, 0.0), 8),
+    "array": (lambda x: x * VALUES, 8),
+    "array in places": (lambda x: x * ops.convert_to_tensor(np.outer(np.arange(6), VALUES), "float32"), 8),
+    "sum with an array": (lambda x: ops.add(VALUES, x), 8),
+    "array of infinities": (lambda x: ops.maximum(x, np.where(VALUES > 1, -np.inf, 0).astype("float32")), 0),
+    "rescaling": (lambda x: L.Rescaling(VALUES, VALUES / 2)(x), 8),
+    "normalization": (lambda x: L.Normalization(mean=VALUES, variance=VALUES)(x), 8),
+    "unit normalization": (lambda x: L.UnitNormalization()(x), 8),
+    "instance normalization": (lambda x: L.GroupNormalization(-1)(x), 8),
+    "group normalization": (lambda x: L.GroupNormalization(4, center=False)(x), 4),
+    "layer normalization": (lambda x: L.LayerNormalization()(x), 0),
+    "attention by einsum": (by_einsum, 21),
+    "attention by matmul": (by_matmul, 22),
+    "attention by dot": (by_dot, 22),
+    "attention": (by_layer, 22),
+    "attention without keys": (lambda x: by_layer(x, 2), 15),
+}
+
+
+# Some of them where each has to be compiled.
+@pytest.mark.parametrize("name", list(KINDS)[:: 4 if keras.backend.backend() == "jax" else 1])
+def test_kinds(name):
+    function, expected = KINDS[name]
+    x = keras.Input((6, 5))
+    y = function(L.Dense(8, "relu", name="first")(x))
+    model = scatter(keras.Model(x, L.Dense(3)(L.Dense(5, "relu", name="last")(y))), dead=0.0)
+    # But for those of the layer after it.
+    groups = [group for group in structural_groups(model) if not any(part.layer == "last" and part.produces for part in group.slices)]
+    assert len(groups) == expected
+    if not expected and name != "pad with a number":
+        assert compaction_plan(model).blockers
+    before = compaction_plan(model).total.parameters[1]
+    for group in groups[::2]:
+        group.zero()
+        assert compaction_plan(model).total.parameters[1] < before
+        before = compaction_plan(model).total.parameters[1]
+    check(model, fewer=bool(expected))
+
+
+def test_a_slice_in_a_model_called_twice():
+    """One operation in two places: what is before the part, and the part, are the same in both."""
+    x = keras.Input((8,))
+    inner = keras.Model(x, x[:, 2:6], name="inner")
+    x = keras.Input((5,))
+    one, other = L.Dense(8, "relu", name="one")(x), L.Dense(8, "relu", name="other")(x)
+    model = scatter(keras.Model(x, L.Dense(3)(L.Concatenate()([inner(one), inner(other)]))), dead=0.0)
+    for name, dead in (("one", [0, 2, 3]), ("other", [0, 3, 7])):
+        kernel, bias = model.get_layer(name).get_weights()
+        kernel[:, dead] = bias[dead] = 0
+        model.get_layer(name).set_weights([kernel, bias])
+    small = check(model, fewer=True)
+    assert [small.get_layer(name).units for name in ("one", "other")] == [3, 3]
+
+
+def test_the_last_layer_is_named():
+    """Nothing leaves, since it works along another axis."""
+    x = keras.Input((6, 5))
+    model = keras.Model(x, L.Dense(3, name="last")(L.Permute((2, 1))(L.Dense(8)(x))))
+    assert [blocker.layer for blocker in compaction_plan(model).blockers] == ["last"]
+    assert compact(model).count_params() == model.count_params()
