@@ -16,11 +16,12 @@ RUN = $(VENV)/bin/python
 PIP = $(RUN) -m pip install --quiet --disable-pip-version-check
 # A worker for each processor, a file of tests as a whole to one of them.
 PYTEST = $(RUN) -m pytest -n $(WORKERS) --dist loadfile
+ON_DEVICE = $(addprefix tests/test_,$(addsuffix .py,ops regularizers proximal together moving operations operations_losses label_smoothing calibration layers combinations))
 NO_VENV = Python's venv module is missing: install it (on Debian and Ubuntu: apt install python3-venv) and run make again.
 OLD = Python 3.10 or newer is needed: run make again with PYTHON=... (for example PYTHON=python3.12).
 OFFLINE = The installation failed; pip's message above says why. It needs a network that reaches a package index.
 
-.PHONY: demo test test-all test-oldest lint clean help
+.PHONY: demo test test-all test-device test-oldest lint clean help
 
 demo: $(VENV)/.examples  ## Train with and without penalties, reload in a new process, picture and table
 	@TF_CPP_MIN_LOG_LEVEL=3 $(RUN) examples/quickstart.py $(ARGS)
@@ -33,6 +34,9 @@ test-all: $(VENV)/.backends  ## The whole suite on TensorFlow, JAX and PyTorch, 
 
 test-oldest: $(OLDEST)/.test  ## The suite on the oldest versions that pyproject.toml allows, without what needs KerasHub
 	KERAS_BACKEND=tensorflow $(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -p no:cacheprovider $(OLDEST_IGNORED) $(ARGS)
+
+test-device: $(VENV)/.backends  ## What depends on the device, on that which JAX and PyTorch find: laws, steps, losses, strengths
+	set -e; for backend in jax torch; do KERAS_BACKEND=$$backend $(RUN) -m pytest $(ON_DEVICE) $(ARGS); done
 
 lint: $(VENV)/.test  ## Style and formatting
 	$(RUN) -m ruff check .

@@ -19,6 +19,18 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
 
+# On an accelerator too the oracles are compared with products in full precision, and what tests make lies where Keras puts it.
+if keras.backend.backend() == "jax":
+    import jax
+
+    jax.config.update("jax_default_matmul_precision", "highest")
+elif keras.backend.backend() == "torch":
+    import torch
+
+    torch.set_float32_matmul_precision("highest")
+    if torch.cuda.is_available():
+        torch.set_default_device("cuda")
+
 
 def pytest_report_header():
     return f"keras {keras.__version__} on {keras.backend.backend()}"

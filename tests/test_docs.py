@@ -35,9 +35,28 @@ def test_every_public_name_is_documented_with_an_example():
             assert ">>>" in (inspect.getdoc(thing) or ""), f"{namespace}.{name} has no example"
 
 
-def test_readme_blocks_run(tmp_path, monkeypatch):
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks_of(page):
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page)], ids=lambda page: page.name)
+def test_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
-    assert blocks
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
+    for block in blocks_of(page):
+        exec(compile(block, page.name, "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_pages_name_every_penalty():
+    text = (ROOT / "docs" / "penalties.md").read_text(encoding="utf-8")
+    for name, thing in vars(keras_reg.regularizers).items():
+        if inspect.isclass(thing) and issubclass(thing, keras_reg.regularizers.Penalty) and name[0].isupper() and name != "Penalty":
+            assert f"`{name}(" in text, name
