@@ -10,10 +10,11 @@ from keras_reg.backend import plain
 from keras_reg.backend.plain import as_tensor, column, mixed, total
 
 FEW_CLASSES = 128
+FEW_TO_SORT = 1024
 
 
 def kth_smallest(sizes, number):
-    if sizes.dtype != tf.float32:
+    if sizes.dtype != tf.float32 or sizes.shape[0] < FEW_TO_SORT:
         return plain.kth_smallest(sizes, number)
     # TensorFlow sorts on one processor. The bits of these numbers, as integers, are in the order of the numbers: the highest comes first.
     bits, number = tf.bitcast(sizes, tf.int32), tf.maximum(number, 1)
