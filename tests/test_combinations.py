@@ -173,6 +173,7 @@ _without = {}
 
 
 FEW = ("validation", "batches", "jit", "accumulation", "loss-scaling")
+IN_FEW = ("L1-loss", "group-prox", "structural", "count-of-the-model")
 PAIRS = [("L1-prox", situation) for situation in SITUATIONS] + [
     (t, s) for t in ("L1-loss", "group-prox", "structural", "count-of-the-model") for s in FEW
 ]

@@ -96,7 +96,7 @@ class _StrengthCallback(keras.callbacks.Callback):
 
 
 class StrengthScheduler(_StrengthCallback):
-    """Sets the strength of penalties (the share of zeros of constraints) at each epoch or step, as `keras.callbacks.LearningRateScheduler` sets the learning rate.
+    """Sets the strength of penalties, or the sparsity of constraints, at each epoch or step, as `keras.callbacks.LearningRateScheduler` sets the learning rate.
 
     Strengths are state of the model, or of `keras_reg.optimizers.Proximal`: nothing is compiled anew, whether a penalty acts by its
     gradient or by its prox. `loss`, `val_loss`, `evaluate`, the config of the layers and what is saved have the present strength.
@@ -106,7 +106,8 @@ class StrengthScheduler(_StrengthCallback):
             before training starts it is tried over the whole run, so that a value that is none costs no work. Or a function of
             epoch (or step) and present strength, which cannot be tried. Or a `keras.optimizers.schedules.LearningRateSchedule`:
             warm-up, annealing, polynomial.
-        freq: `"epoch"`, `"step"`, or a whole number `n` for each `n`-th step. Steps are updates of the weights: `optimizer.iterations`, read at the start of each epoch and counted
+        freq: `"epoch"`, `"step"`, or a whole number `n` for each `n`-th step.
+            Steps are updates of the weights: `optimizer.iterations`, read at the start of each epoch and counted
             on from there. Defaults to `"step"` for a `LearningRateSchedule`, whose unit it is, and to `"epoch"` for a function. With
             `steps_per_execution` above 1 the strength changes between executions.
         path: `variable.path` of the one variable to act on, such as `"sequential/dense/kernel"`. Defaults to all that have
@@ -285,8 +286,8 @@ class TargetSparsity(_StrengthCallback):
         counted = [path for path, v in self._penalised.items() if is_constraint(v.regularizer)]
         if counted:
             raise ValueError(
-                "TargetSparsity looks for strengths, and a constraint has none: its share of zeros is set, and moved with StrengthScheduler. "
-                f"Received: a model with constraints on {', '.join(counted)}"
+                "TargetSparsity looks for strengths, and a constraint has none: its share of zeros is set, and moved with "
+                f"StrengthScheduler. Received: a model with constraints on {', '.join(counted)}"
             )
         chosen = {path: v for path, v in self._penalised.items() if any(optimizer.applies_prox_to(v) for optimizer in optimizers)}
         if not chosen:

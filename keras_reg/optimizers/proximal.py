@@ -81,8 +81,8 @@ class Proximal(keras.optimizers.Optimizer):
         name: Name of the optimizer.
 
     Raises:
-        ValueError: when it is built (before the first update) for variables without a proximal penalty (and `keep_zeros=False`), or with one whose
-            prox does not exist in the metric.
+        ValueError: when it is built (before the first update) for variables without a proximal penalty (and `keep_zeros=False`), or with one
+            whose prox does not exist in the metric.
 
     Order of an update: clipping, weight decay, the optimizer's step, the prox, averaging, constraints. With gradient accumulation
     the prox runs on real updates alone. With `use_ema=True` the average of a weight starts anew at 0 while the weight is 0, so that
