@@ -6,6 +6,8 @@ factor by which its strength has moved, the optimizer that applies its prox, the
 structure. It passes for the penalty as it is now.
 """
 
+import functools
+import json
 import re
 import sys
 import warnings
@@ -141,10 +143,16 @@ class Record:
     def restart(self, penalty: Any) -> None:
         """Take the penalty as it has been configured anew."""
         self.configured = penalty
+        self.__dict__.pop("kind", None)
         _write({self: penalty.strength})
         self._moved = None
         for model in self._models:
             forget_compiled_steps(model)
+
+    @functools.cached_property
+    def kind(self) -> Any:
+        """See `kind_of`."""
+        return kind_of(self.configured)
 
     def in_step(self) -> Any:
         """The penalty with the strengths that act in the loss of the step that is being computed or traced."""
@@ -236,6 +244,17 @@ def is_constraint(penalty: Any) -> bool:
 def structure_of(penalty: Any) -> str | None:
     """The name of what a penalty is a part of, if it is: a structure reaches over several weights."""
     return getattr(penalty, "structure", None)
+
+
+def kind_of(penalty: Any) -> Any:
+    """What penalties have in common that differ in their strengths alone; `None` where weights under them cannot be stacked."""
+    if penalty.stacked() is None:
+        return None
+    try:
+        config = penalty.with_strength(1.0).get_config()
+    except ValueError:  # strengths without a ratio
+        return None
+    return penalty.__class__, json.dumps(config, sort_keys=True)
 
 
 def record(variable: Any) -> Record:

@@ -44,7 +44,7 @@ if BACKEND == "torch":
         "permute",
         "split",
     )
-    LIMITS = {("SGD", "L1"): 12, ("SGD", "GroupLasso"): 18, ("Adam", "L1"): 16, ("Adam", "GroupLasso"): 82}
+    LIMITS = {("SGD", "L1"): 12, ("SGD", "GroupLasso"): 18, ("Adam", "L1"): 16, ("Adam", "GroupLasso"): 30}
 
     class Recorded(TorchDispatchMode):
         def __init__(self):

@@ -26,6 +26,10 @@ def can_be_seen(tensor):
     return not isinstance(tensor, jax.core.Tracer) and all(device.platform == "cpu" for device in tensor.devices())
 
 
+def materialized(x):
+    return jax.lax.optimization_barrier(x)
+
+
 def value_and_gradient(function, w):
     return jax.value_and_grad(function)(w)
 

@@ -21,6 +21,11 @@ def kth_smallest(sizes: Any, number: Any) -> Any:
     return ops.take(ops.sort(sizes), ops.maximum(number - 1, 0))
 
 
+def materialized(x: Any) -> Any:
+    """The tensor, which a compiler is to compute once, not for each of its readers."""
+    return x
+
+
 def can_be_seen(tensor: Any) -> bool:
     """Whether reading the values costs no more than a look: no symbol, no tracer, nothing to fetch from an accelerator."""
     del tensor

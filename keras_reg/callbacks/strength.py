@@ -96,7 +96,8 @@ class _StrengthCallback(keras.callbacks.Callback):
 
 
 class StrengthScheduler(_StrengthCallback):
-    """Sets the strength of penalties, or the sparsity of constraints, at each epoch or step, as `keras.callbacks.LearningRateScheduler` sets the learning rate.
+    """Sets the strength of penalties, or the sparsity of constraints, at each epoch or step, as
+    `keras.callbacks.LearningRateScheduler` sets the learning rate.
 
     Strengths are state of the model, or of `keras_reg.optimizers.Proximal`: nothing is compiled anew, whether a penalty acts by its
     gradient or by its prox. `loss`, `val_loss`, `evaluate`, the config of the layers and what is saved have the present strength.

@@ -9,6 +9,7 @@ from keras_reg.backend import numbers_suffice, read
 from keras_reg.binding import is_constraint
 from keras_reg.ops.dtypes import widen
 from keras_reg.ops.projections import without
+from keras_reg.optimizers import step_sizes
 
 
 class Counted:
@@ -46,18 +47,21 @@ class Counted:
             if constraint is not None:
                 pools.setdefault(id(variable) if constraint.pool is None else constraint.pool, []).append(variable)
             elif id(variable) in zero:
-                before = ops.stop_gradient(variable.value)
-                self._of.assign(variable, before, without(before, zero[id(variable)]), rate)
+                self._assign(variable, without(ops.stop_gradient(variable.value), zero[id(variable)]), rate)
         for members in pools.values():
             before = [ops.stop_gradient(variable.value) for variable in members]
-            after = self._project(members, before, [zero.get(id(v)) for v in members], [steps(v) for v in members])
-            for variable, old, new in zip(members, before, after, strict=True):
-                self._of.assign(variable, old, new, rate)
+            after = self._project(members, before, [zero.get(id(v)) for v in members], [steps([v]) for v in members])
+            for variable, values in zip(members, after, strict=True):
+                self._assign(variable, values, rate)
         if self._updates is not None:
             self._updates += 1
 
+    def _assign(self, variable: Any, values: Any, rate: Any) -> None:
+        step_sizes.remember(self._of.inner_optimizer, variable, values, rate)
+        variable.assign(values)
+
     def _project(self, members: list[Any], values: list[Any], zero: list[Any], steps: list[Any]) -> list[Any]:
-        constraint = self._of.penalty_in_step(members[0])
+        constraint = self._of.penalty_in_step(members[:1])
         held = values if zero[0] is None else [without(x, mask) for x, mask in zip(values, zero, strict=True)]
         start = values if constraint.regrow and not self._of.keep_zeros else held
 

@@ -13,10 +13,11 @@ from keras import ops
 from keras_reg._registration import register
 from keras_reg._validation import boolean, non_negative, one_of, shown
 from keras_reg.backend import numbers_suffice, outside_of_graphs, read
-from keras_reg.binding import has_flowed, is_constraint, is_proximal, is_record, join, move, record, structure_of, wide
+from keras_reg.binding import has_flowed, is_constraint, is_proximal, is_record, join, kind_of, move, record, structure_of, wide
 from keras_reg.optimizers import step_sizes
 from keras_reg.optimizers.counted import Counted
 from keras_reg.optimizers.strength_file import StrengthFile
+from keras_reg.optimizers.together import stacked, together, unstacked
 from keras_reg.regularizers.structural import Groups
 
 METRICS = ("auto", "euclidean", "preconditioned")
@@ -81,8 +82,8 @@ class Proximal(keras.optimizers.Optimizer):
         name: Name of the optimizer.
 
     Raises:
-        ValueError: when it is built (before the first update) for variables without a proximal penalty (and `keep_zeros=False`), or with one
-            whose prox does not exist in the metric.
+        ValueError: when it is built (before the first update) for variables without a proximal penalty (and `keep_zeros=False`), or
+            with one whose prox does not exist in the metric.
 
     Order of an update: clipping, weight decay, the optimizer's step, the prox, averaging, constraints. With gradient accumulation
     the prox runs on real updates alone. With `use_ema=True` the average of a weight starts anew at 0 while the weight is 0, so that
@@ -140,9 +141,7 @@ class Proximal(keras.optimizers.Optimizer):
         if not variables:  # Keras, on loading HDF5: it has none at hand then
             return
         self._check_that_there_is_a_penalty(variables)
-        for variable in variables:
-            if is_proximal(variable.regularizer):
-                self._check_prox(variable, variable.regularizer)
+        self.check_penalties(lambda variable: variable.regularizer, variables)
         with _all_or_nothing(self.inner_optimizer):
             self.inner_optimizer.build(variables)
         dtype = "float64" if any(wide(v) == "float64" for v in variables) else "float32"
@@ -177,21 +176,25 @@ class Proximal(keras.optimizers.Optimizer):
         """Refuse, by name, a penalty without a prox in the metric."""
         if structure_of(penalty) is not None or is_constraint(penalty):
             return
-        sample = ops.ones((2,) * len(variable.shape), "float32")
-        step = ops.ones_like(sample) if self.metric == "preconditioned" else 1.0
         try:
-            penalty.prox(sample, step)
+            with outside_of_graphs():
+                sample = ops.ones((2,) * len(variable.shape), "float32")
+                penalty.prox(sample, ops.ones_like(sample) if self.metric == "preconditioned" else 1.0)
         except NotImplementedError as error:
             hint = " `metric='euclidean'` needs one step alone." if self.metric == "preconditioned" else ""
             raise ValueError(
                 f"Proximal with metric={self.metric!r} cannot apply the penalty of {variable.path!r}, {penalty!r}: {error}{hint}"
             ) from None
 
-    def check_penalties(self, regularizer_of: Callable[[Any], Any]) -> None:
-        """Raise a `ValueError` where this optimizer, built, could not apply the penalties that its variables are to get."""
-        for variable in self._trainable_variables:
+    def check_penalties(self, regularizer_of: Callable[[Any], Any], variables: Sequence[Any] | None = None) -> None:
+        """Raise a `ValueError` where this optimizer could not apply the penalties that variables have or are to get."""
+        checked = set()
+        for variable in self._trainable_variables if variables is None else variables:
             if is_proximal(penalty := regularizer_of(variable)):
-                self._check_prox(variable, penalty)
+                case = (kind_of(penalty) or id(penalty), len(variable.shape))
+                if case not in checked:  # a deep network has many of few kinds
+                    checked.add(case)
+                    self._check_prox(variable, penalty)
 
     def refresh_claims(self) -> None:
         """Take up the penalties that the variables have got since it was built; those that are gone are dropped by that."""
@@ -295,39 +298,40 @@ class Proximal(keras.optimizers.Optimizer):
         if self._past is not None:
             past, rate = step_sizes.accumulated(inner, self._past.value, rate)
             self._past.assign(past)
-        steps = (lambda variable: rate) if self.metric == "euclidean" else step_sizes.preconditioned(inner)(inner, rate)
-        structures: dict[str, list[Any]] = {}
-        for variable in variables:
-            if not self.applies_prox_to(variable):
-                continue
-            if is_constraint(variable.regularizer):
-                continue
-            if (structure := structure_of(variable.regularizer)) is not None:
-                structures.setdefault(structure, []).append(variable)
+        steps = (lambda variables: rate) if self.metric == "euclidean" else step_sizes.preconditioned(inner)(inner, rate)
+        for members in together(v for v in variables if self.applies_prox_to(v) and not is_constraint(v.regularizer)):
+            if structure_of(members[0].regularizer) is not None:
+                after = self._prox_of_structure(members, [steps([variable]) for variable in members])
             else:
-                before = ops.stop_gradient(variable.value)
-                after = self.penalty_in_step(variable).prox(before, steps(variable))
-                self.assign(variable, before, after, rate)
-        for members in structures.values():
-            self._apply_to_all(members, [steps(variable) for variable in members], rate)
+                before = ops.stop_gradient(stacked([variable.value for variable in members]))
+                after = unstacked(self.penalty_in_step(members).prox(before, steps(members)), len(members))
+            for variable, values in zip(members, after, strict=True):
+                step_sizes.remember(inner, variable, values, rate)
+                variable.assign(values)
         self.counted.apply(variables, zero, steps, rate)
 
-    def penalty_in_step(self, variable: Any) -> Any:
-        return variable.regularizer.at(self.strength_in_step(self._get_variable_index(variable)))
+    def penalty_in_step(self, members: Sequence[Any]) -> Any:
+        """The penalty of a weight, or of several that are stacked."""
+        own, indices = members[0].regularizer, [self._get_variable_index(variable) for variable in members]
+        if len(members) == 1:
+            return own.at(self.strength_in_step(indices[0]))
+        if numbers_suffice():
+            strengths = [self.strength_in_step(index) for index in indices]
+            if len(set(strengths)) == 1:
+                return own.at(strengths[0]).stacked()
+            strengths = ops.convert_to_tensor(strengths, self._strengths.dtype)
+        else:
+            strengths = ops.take(self._strengths.value, indices)
+        return own.configured.stacked().at_strength(ops.reshape(strengths, (-1, *(1,) * len(members[0].shape))))
 
-    def assign(self, variable: Any, before: Any, after: Any, rate: Any) -> None:
-        step_sizes.remember(self.inner_optimizer, variable, before, after, rate)
-        variable.assign(after)
-
-    def _apply_to_all(self, members: Sequence[Any], steps: Sequence[Any], rate: Any) -> None:
+    def _prox_of_structure(self, members: Sequence[Any], steps: Sequence[Any]) -> list[Any]:
         """The prox of a penalty on several weights together, of those that are being updated."""
         dtype = self._strengths.dtype
         groups = Groups.of([(variable.regularizer.configured, tuple(variable.shape)) for variable in members])
         before = [ops.stop_gradient(variable.value) for variable in members]
-        strength = self.penalty_in_step(members[0]).strength
+        strength = self.penalty_in_step(members[:1]).strength
         after = groups.prox([ops.cast(values, dtype) for values in before], steps, strength)
-        for variable, old, new in zip(members, before, after, strict=True):
-            self.assign(variable, old, ops.cast(new, old.dtype), rate)
+        return [ops.cast(values, variable.dtype) for variable, values in zip(members, after, strict=True)]
 
     def _average(self, variables: Sequence[Any]) -> None:
         inner = self.inner_optimizer

@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from keras_reg.ops.dtypes import like, widen
+from keras_reg.optimizers.together import stacked
 
 
 def momentum(inner: Any) -> float:
@@ -29,8 +30,8 @@ def accumulated(inner: Any, past: Any, learning_rate: Any) -> tuple[Any, Any]:
 
 
 def preconditioned(inner: Any) -> Callable[[Any, Any], Callable[[Any], Any]] | None:
-    """`steps = result(inner, rate)`, and `steps(variable)` has a step for each of its weights; `None` where the optimizer has no
-    diagonal metric.
+    """`steps = result(inner, rate)`, and `steps(variables)` has a step for each weight, of several variables stacked; `None` where the
+    optimizer has no diagonal metric.
 
     To be called after the update, before the iterations are counted on; once for all variables, which share what is the same for all.
     """
@@ -43,38 +44,38 @@ def preconditioned(inner: Any) -> Callable[[Any, Any], Callable[[Any], Any]] | N
 def _adam(inner: Any, rate: Any) -> Callable:
     velocity = _reader(inner, inner._velocity_hats if getattr(inner, "amsgrad", False) else inner._velocities)
     rate = rate * ops.sqrt(_seen(inner, rate))
-    return lambda variable: like(v := velocity(variable), rate) / (ops.sqrt(v) + inner.epsilon)
+    return lambda variables: like(v := velocity(variables), rate) / (ops.sqrt(v) + inner.epsilon)
 
 
 def _nadam(inner: Any, rate: Any) -> Callable:
     velocity, seen = _reader(inner, inner._velocities), _seen(inner, rate)
-    return lambda variable: like(v := velocity(variable), rate) / (ops.sqrt(v / like(v, seen)) + inner.epsilon)
+    return lambda variables: like(v := velocity(variables), rate) / (ops.sqrt(v / like(v, seen)) + inner.epsilon)
 
 
 def _adamax(inner: Any, rate: Any) -> Callable:
     largest = _reader(inner, inner._u)
-    return lambda variable: like(u := largest(variable), rate) / (u + inner.epsilon)
+    return lambda variables: like(u := largest(variables), rate) / (u + inner.epsilon)
 
 
 def _rmsprop(inner: Any, rate: Any) -> Callable:
     square = _reader(inner, inner._velocities)
     if not inner.centered:
-        return lambda variable: like(v := square(variable), rate) / ops.sqrt(v + inner.epsilon)
+        return lambda variables: like(v := square(variables), rate) / ops.sqrt(v + inner.epsilon)
     mean = _reader(inner, inner._average_gradients)
-    return lambda variable: like(v := square(variable), rate) / ops.sqrt(v - ops.square(mean(variable)) + inner.epsilon)
+    return lambda variables: like(v := square(variables), rate) / ops.sqrt(v - ops.square(mean(variables)) + inner.epsilon)
 
 
 def _adagrad(inner: Any, rate: Any) -> Callable:
     total = _reader(inner, inner._accumulators)
-    return lambda variable: like(v := total(variable), rate) / ops.sqrt(v + inner.epsilon)
+    return lambda variables: like(v := total(variables), rate) / ops.sqrt(v + inner.epsilon)
 
 
 def _ftrl(inner: Any, rate: Any) -> Callable:
-    return lambda variable: 1 / _ftrl_curvature(inner, variable, rate)
+    return lambda variables: 1 / _ftrl_curvature(inner, variables, rate)
 
 
-def _ftrl_curvature(inner: Any, variable: Any, rate: Any) -> Any:
-    total = _reader(inner, inner._accumulators)(variable)
+def _ftrl_curvature(inner: Any, variables: list[Any], rate: Any) -> Any:
+    total = _reader(inner, inner._accumulators)(variables)
     rate = like(total, rate)
     return total**-inner.learning_rate_power / rate + (2 * inner.l2_regularization_strength + inner.beta / rate)
 
@@ -84,16 +85,16 @@ def _seen(inner: Any, rate: Any) -> Any:
     return 1 - inner.beta_2 ** ops.cast(inner.iterations + 1, rate.dtype)
 
 
-def _reader(inner: Any, slots: list) -> Callable[[Any], Any]:
-    """What the optimizer remembers of a variable, in float32 or wider."""
-    return lambda variable: widen(slots[inner._get_variable_index(variable)].value)[0]
+def _reader(inner: Any, slots: list) -> Callable[[list[Any]], Any]:
+    """What the optimizer remembers of variables, in float32 or wider."""
+    return lambda variables: widen(stacked([slots[inner._get_variable_index(variable)].value for variable in variables]))[0]
 
 
-def remember(inner: Any, variable: Any, before: Any, after: Any, rate: Any) -> None:
+def remember(inner: Any, variable: Any, after: Any, rate: Any) -> None:
     """Tell the optimizer, if it computes the weights anew from what it remembers, what the prox does to the variable."""
     if isinstance(inner, keras.optimizers.Ftrl):
         linear = inner._linears[inner._get_variable_index(variable)]
-        linear.assign_sub(ops.cast(_ftrl_curvature(inner, variable, rate) * (after - before), linear.dtype))
+        linear.assign_sub(ops.cast(_ftrl_curvature(inner, [variable], rate) * (after - variable.value), linear.dtype))
 
 
 _STEPS = {

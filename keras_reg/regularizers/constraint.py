@@ -96,8 +96,8 @@ class L0Constraint(Constraint):
 
     A penalty of value 0 whose prox is the projection on what keeps to that, for `keras_reg.optimizers.Proximal`. In the optimizer's own
     metric (Adam and its kin) it drops what is smallest by `w**2 / step`, the saliency of optimal brain damage with the
-    optimizer's estimate of the curvature; with SGD, or `metric="euclidean"`, what is smallest in magnitude. Of `k` entries, groups or blocks `⌈sparsity * k⌉` are
-    dropped, but never all; of equals those that come first stay.
+    optimizer's estimate of the curvature; with SGD, or `metric="euclidean"`, what is smallest in magnitude. Of `k` entries, groups or
+    blocks `⌈sparsity * k⌉` are dropped, but never all; of equals those that come first stay.
 
     The sparsity moves as the strength of a penalty does, without compiling anew. The ramp of Zhu and Gupta from 50 to 80 % in 1000 steps is
 

@@ -42,8 +42,16 @@ class Entrywise(Penalty):
         elsewhere = ops.absolute(grad + slope * ops.sign(w))
         return ops.where(ops.equal(w, 0), at_zero, elsewhere)
 
+    def stacked(self) -> Penalty | None:
+        return self if prox_is_ours(self) else None
+
     def strength_max(self, grad_at_zero: Any) -> float:
         slope = float(self.with_strength(1.0).slope(ops.zeros(())))
         if slope == 0 or math.isinf(slope):
             return super().strength_max(grad_at_zero)
         return largest_magnitude(grad_at_zero) / slope
+
+
+def prox_is_ours(penalty: Penalty) -> bool:
+    """Whether it is known what the prox of this class does to an axis more."""
+    return type(penalty).prox.__module__.split(".")[0] == "keras_reg"

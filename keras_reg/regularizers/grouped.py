@@ -16,6 +16,7 @@ from keras_reg.ops.dtypes import at_least, magnitude, widen
 from keras_reg.ops.groups import group_axes, group_size, scaled
 from keras_reg.regularizers.arguments import largest_magnitude, pair
 from keras_reg.regularizers.convex import L1
+from keras_reg.regularizers.entrywise import prox_is_ours
 from keras_reg.regularizers.hoyer import HoyerSquare, refuse_proximal
 from keras_reg.regularizers.penalty import Penalty
 
@@ -30,6 +31,14 @@ class GroupPenalty(Penalty):
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         group_axes(self.axis, len(shape))
+
+    def stacked(self) -> Penalty | None:
+        if not prox_is_ours(self):
+            return None
+        own = (self.axis,) if isinstance(self.axis, int) else self.axis
+        several = copy.copy(self)
+        several.axis = (0, *(axis if axis < 0 else axis + 1 for axis in own))
+        return several
 
     def group_weight(self, w: Any) -> Any:
         """The square root of the number of weights in a group, or 1."""
@@ -118,6 +127,9 @@ class Grouped(GroupPenalty):
         moved = copy.copy(self)
         moved.penalty = self.penalty.at_strength(strength)
         return moved
+
+    def stacked(self) -> Penalty | None:
+        return None if self.penalty.stacked() is None else super().stacked()
 
     def value(self, w: Any) -> Any:
         weight = self.group_weight(w)

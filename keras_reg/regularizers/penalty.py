@@ -114,6 +114,13 @@ class Penalty(keras.regularizers.Regularizer):
         """Raise a `ValueError` where weights of this shape cannot be penalised. Called when a layer is built."""
         del shape  # any will do
 
+    def stacked(self) -> "Penalty | None":
+        """The penalty of several weights of one shape, stacked along a new first axis: the sum of what it is for each; `None` if unknown.
+
+        With it, `Proximal` computes their proxes in one call. Strengths then are tensors of shape `(n, 1, ..., 1)`.
+        """
+        return None
+
     # What every penalty has.
 
     def __call__(self, w: Any) -> Any:
