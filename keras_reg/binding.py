@@ -236,6 +236,11 @@ def is_proximal(regularizer: Any) -> bool:
     return is_penalty(regularizer) and regularizer.proximal
 
 
+def is_constraint(penalty: Any) -> bool:
+    """Whether it sets how many weights are 0, and not what they cost."""
+    return getattr(penalty, "constraint", False)
+
+
 def structure_of(penalty: Any) -> str | None:
     """The name of what a penalty is a part of, if it is: a structure reaches over several weights."""
     return getattr(penalty, "structure", None)
@@ -302,8 +307,15 @@ def _its_record(penalty: Any, w: Any, models: list[Any]) -> Record | None:
 def let_flow(penalty: Any, models: list[Any]) -> None:
     """Note that the gradient of a proximal penalty joins a loss, and warn, once, where that is not for the time being."""
     note = _note(penalty)
-    note.flowed = True
     waiting = any(not optimizer.built for model in (*models, *readers()) for optimizer in optimizers_in(model))
+    if is_constraint(penalty):  # which has no gradient to flow
+        if not waiting and any(_in_train_step(model) for model in models):
+            raise ValueError(
+                f"{penalty!r} acts through `keras_reg.optimizers.Proximal` alone, and no such optimizer applies it: compile the model with "
+                "`Proximal(optimizer)`, or take it off with `keras_reg.models.detach`. (On activities no constraint can act.)"
+            )
+        return
+    note.flowed = True
     if not note.warned and not waiting:
         note.warned = True
         warnings.warn(

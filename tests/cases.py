@@ -95,6 +95,9 @@ CASES = (
         lambda: R.StructuralGroupLasso(0.3, structure="one weight alone", axis=-1, weights=2.0, proximal=False),
         lambda w: 0.6 * norms(w, -1).sum(),
     ),
+    Case("L0Constraint", lambda: R.L0Constraint(0.4), lambda w: 0.0),
+    Case("L0Constraint-groups", lambda: R.L0Constraint(0.4, axis=-1, scope="model"), lambda w: 0.0),
+    Case("L0Constraint-blocks", lambda: R.L0Constraint(0.4, block_size=(1, 1), every=3, regrow=False), lambda w: 0.0),
     Case("GroupHoyerSquare", lambda: R.GroupHoyerSquare(0.3), lambda w: 0.3 * hoyer(norms(w, -1))),
 )
 

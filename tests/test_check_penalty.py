@@ -5,7 +5,7 @@ import pytest
 from keras import ops
 
 from keras_reg.ops import hard_threshold, mcp_threshold, soft_threshold
-from keras_reg.regularizers import L1, L2, MCP, GroupLasso, HoyerSquare, Penalty
+from keras_reg.regularizers import L1, L2, MCP, GroupLasso, HoyerSquare, L0Constraint, Penalty
 from keras_reg.testing import check_penalty
 
 
@@ -125,9 +125,44 @@ class WrongSubdifferential(L1):
         raise NotImplementedError
 
 
+class DropsTheLargest(L0Constraint):
+    def prox(self, w, step):
+        w = ops.convert_to_tensor(w)
+        kept = super().prox(1 / w, step)
+        return ops.where(ops.equal(kept, 0), ops.zeros_like(w), w)
+
+
+class ShrinksWhatItKeeps(L0Constraint):
+    def prox(self, w, step):
+        return 0.99 * super().prox(w, step)
+
+
+class DropsMoreEachTime(L0Constraint):
+    def prox(self, w, step):
+        w = ops.convert_to_tensor(w)
+        zeros = ops.mean(ops.cast(ops.equal(w, 0), "float32"))
+        return L0Constraint(0.0).at_strength(zeros + self.sparsity).prox(w, step) if self.sparsity else w
+
+
+class IgnoresTheMetric(L0Constraint):
+    def prox(self, w, step):
+        return super().prox(w, 1.0)
+
+
+class HidesNaN(L0Constraint):
+    def prox(self, w, step):
+        x = super().prox(w, step)
+        return ops.where(ops.isnan(x), ops.zeros_like(x), x)
+
+
 @pytest.mark.parametrize(
     ("penalty", "law"),
     [
+        (DropsTheLargest(0.5), "the projection of a constraint leaves"),
+        (ShrinksWhatItKeeps(0.5), "of strength 0 is 0 and moves nothing"),
+        (DropsMoreEachTime(0.4), "the projection of a constraint leaves"),
+        (IgnoresTheMetric(0.5), "with a step for each weight"),
+        (HidesNaN(0.5), "the prox keeps dtype and shape, zero and what is not finite"),
         (FirmBeyondItsStep(0.5), "the prox minimises its objective'"),
         (NoBranchForLargeSteps(0.5), "the prox minimises its objective'"),
         (NaNAtTheZeroGroup(0.5), "the gradient is no NaN"),

@@ -12,7 +12,7 @@ from keras import layers, ops
 from keras_reg.callbacks import StrengthScheduler, TargetSparsity, WeightHistogram
 from keras_reg.models import attach, sparsity
 from keras_reg.optimizers import Proximal
-from keras_reg.regularizers import L1, L2, GroupLasso, SparseGroupLasso, StructuralGroupLasso
+from keras_reg.regularizers import L1, L2, GroupLasso, L0Constraint, SparseGroupLasso, StructuralGroupLasso
 
 BACKEND = keras.backend.backend()
 X = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
@@ -37,6 +37,8 @@ THINGS = {
     "group-prox": (lambda s: GroupLasso(s, axis=-2, proximal=True), Proximal),
     "sparse-group-prox": (lambda s: SparseGroupLasso(s, s, axis=-2, proximal=True), Proximal),
     "L2-prox": (lambda s: L2(s, proximal=True), Proximal),
+    "count-prox": (lambda s: L0Constraint(s, axis=-2), Proximal),
+    "count-of-the-model": (lambda s: L0Constraint(s, scope="model", every=2, regrow=False), Proximal),
     "structural": ("structural", Proximal),
 }
 
@@ -171,7 +173,10 @@ _without = {}
 
 
 FEW = ("validation", "batches", "jit", "accumulation", "loss-scaling")
-PAIRS = [("L1-prox", situation) for situation in SITUATIONS] + [(t, s) for t in ("L1-loss", "group-prox", "structural") for s in FEW]
+IN_FEW = ("L1-loss", "group-prox", "structural", "count-of-the-model")
+PAIRS = [("L1-prox", situation) for situation in SITUATIONS] + [
+    (t, s) for t in ("L1-loss", "group-prox", "structural", "count-of-the-model") for s in FEW
+]
 
 
 @pytest.mark.parametrize(("thing", "situation"), PAIRS)
@@ -188,7 +193,7 @@ def test_nothing_at_strength_0_in_every_model(thing, model):
     assert_same(run(thing, "fit", model), run(thing, "fit", model, without=True), exactly=BACKEND == "torch")
 
 
-@pytest.mark.parametrize("thing", [name for name in THINGS if name not in ("L1-loss", "L1-prox", "group-prox", "structural")])
+@pytest.mark.parametrize("thing", [name for name in THINGS if name not in {thing for thing, _ in PAIRS}])
 def test_the_other_things_at_strength_0(thing):
     assert_same(run(thing, "validation"), run("L1-loss", "validation", without=True), exactly=BACKEND == "torch")
 
@@ -265,7 +270,7 @@ def test_structures_are_counted_once(tmp_path):
     assert (total.zero_groups, total.groups) == (4, 6)
 
 
-@pytest.mark.parametrize("thing", ["L1-prox", "group-prox", "structural"])
+@pytest.mark.parametrize("thing", ["L1-prox", "group-prox", "count-prox", "structural"])
 def test_divergence_shows(thing):
     """Weights that are NaN stay NaN, so that the loss is, and `TerminateOnNaN` stops."""
     make, wrap = THINGS[thing]

@@ -16,6 +16,11 @@ def norm(x: Any, axes: tuple[int, ...]) -> Any:
     return ops.where(zero, ops.zeros_like(squares), ops.sqrt(ops.where(zero, ops.ones_like(squares), squares)))
 
 
+def kth_smallest(sizes: Any, number: Any) -> Any:
+    """The entry of a vector without NaN or negative numbers that is the last of its `number` smallest; the smallest for 0 of them."""
+    return ops.take(ops.sort(sizes), ops.maximum(number - 1, 0))
+
+
 def materialized(x: Any) -> Any:
     """The tensor, which a compiler is to compute once, not for each of its readers."""
     return x

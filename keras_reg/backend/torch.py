@@ -15,6 +15,12 @@ def norm(x, axes):
     return torch.linalg.vector_norm(x, dim=axes, keepdim=True)
 
 
+def kth_smallest(sizes, number):
+    if isinstance(number, torch.Tensor):
+        return plain.kth_smallest(sizes, number)
+    return torch.kthvalue(sizes, max(number, 1)).values
+
+
 def can_be_seen(tensor):
     if torch.compiler.is_compiling():
         return False

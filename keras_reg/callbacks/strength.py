@@ -2,17 +2,19 @@
 
 import inspect
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_reg._validation import greater_than, non_negative, one_of, real_number, shown
-from keras_reg.binding import make_movable, move, penalised, proximal_optimizers
+from keras_reg._validation import greater_than, non_negative, one_of, real_number, shown, whole_number
+from keras_reg.binding import is_constraint, make_movable, move, penalised, proximal_optimizers
 from keras_reg.callbacks.building import is_built, when_built
 from keras_reg.models.attachment.mistakes import warn_of_mistakes
 from keras_reg.models.statistics import zeros
+from keras_reg.regularizers.constraint import share
 
 PROPORTIONAL = 6.0  # a jump of the sparsity by 10 points changes a strength by the factor exp(0.6)
 INTEGRAL = 40.0  # 10 points too few during the whole ramp change it by exp(4)
@@ -94,7 +96,8 @@ class _StrengthCallback(keras.callbacks.Callback):
 
 
 class StrengthScheduler(_StrengthCallback):
-    """Sets the strength of penalties at each epoch or step, as `keras.callbacks.LearningRateScheduler` sets the learning rate.
+    """Sets the strength of penalties, or the sparsity of constraints, at each epoch or step, as
+    `keras.callbacks.LearningRateScheduler` sets the learning rate.
 
     Strengths are state of the model, or of `keras_reg.optimizers.Proximal`: nothing is compiled anew, whether a penalty acts by its
     gradient or by its prox. `loss`, `val_loss`, `evaluate`, the config of the layers and what is saved have the present strength.
@@ -104,7 +107,8 @@ class StrengthScheduler(_StrengthCallback):
             before training starts it is tried over the whole run, so that a value that is none costs no work. Or a function of
             epoch (or step) and present strength, which cannot be tried. Or a `keras.optimizers.schedules.LearningRateSchedule`:
             warm-up, annealing, polynomial.
-        freq: `"epoch"` or `"step"`. Steps are updates of the weights: `optimizer.iterations`, read at the start of each epoch and counted
+        freq: `"epoch"`, `"step"`, or a whole number `n` for each `n`-th step.
+            Steps are updates of the weights: `optimizer.iterations`, read at the start of each epoch and counted
             on from there. Defaults to `"step"` for a `LearningRateSchedule`, whose unit it is, and to `"epoch"` for a function. With
             `steps_per_execution` above 1 the strength changes between executions.
         path: `variable.path` of the one variable to act on, such as `"sequential/dense/kernel"`. Defaults to all that have
@@ -125,13 +129,16 @@ class StrengthScheduler(_StrengthCallback):
     >>> anneal = StrengthScheduler(keras.optimizers.schedules.PolynomialDecay(1e-2, decay_steps=1000, end_learning_rate=1e-4))
     """
 
-    def __init__(self, schedule: Callable, freq: str | None = None, path: str | None = None, verbose: int = 0):
+    def __init__(self, schedule: Callable, freq: str | int | None = None, path: str | None = None, verbose: int = 0):
         super().__init__()
         if not callable(schedule):
             raise TypeError(f"Argument `schedule` must be a function or a LearningRateSchedule. Received: schedule={shown(schedule)}")
         is_keras_schedule = isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule)
         self.schedule = schedule
-        self.freq = one_of(("step" if is_keras_schedule else "epoch") if freq is None else freq, ("epoch", "step"), "freq")
+        freq = ("step" if is_keras_schedule else "epoch") if freq is None else freq
+        by_number = isinstance(freq, numbers.Integral)
+        self._every = whole_number(freq, "freq", at_least=1) if by_number else 1
+        self.freq = "step" if by_number else one_of(freq, ("epoch", "step"), "freq")
         self.path = path
         self.verbose = verbose
         self._takes_strength = not is_keras_schedule and _arguments(schedule) > 1
@@ -157,6 +164,9 @@ class StrengthScheduler(_StrengthCallback):
                     f"StrengthScheduler cannot move {path!r}: the strengths of {penalty!r} are all 0, so they have no ratio to keep. "
                     "Build the penalty with the strengths wanted."
                 )
+            if is_constraint(penalty):  # a share: what is none shows before any work is lost
+                for position, value in self._tried.items():
+                    share(value, f"schedule({position})")
         return chosen
 
     def _ends_apart(self) -> bool:
@@ -170,13 +180,14 @@ class StrengthScheduler(_StrengthCallback):
             self._set(self._position)
 
     def _try_whole_run(self) -> None:
+        self._tried = {}
         if self._takes_strength:
             return
         length = self.params.get("epochs") or 1
         if self.freq == "step":
             length *= self.params.get("steps") or 1
         for position in range(0, length, max(1, length // MOST_TRIALS)):
-            self._value(position)
+            self._tried[position] = self._value(position)
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.freq == "epoch":
@@ -185,8 +196,9 @@ class StrengthScheduler(_StrengthCallback):
             self._first, self._accumulated = _steps(self.model.optimizer)
 
     def on_train_batch_begin(self, batch, logs=None):
-        if self.freq == "step":
-            self._set(self._first + batch // self._accumulated)
+        step = self._first + batch // self._accumulated if self.freq == "step" else 0
+        if self.freq == "step" and step % self._every == 0:
+            self._set(step)
 
     def on_epoch_end(self, epoch, logs=None):
         self._sync()
@@ -272,6 +284,12 @@ class TargetSparsity(_StrengthCallback):
 
     def _choose(self) -> dict[str, Any]:
         optimizers = list(proximal_optimizers(self.model.optimizer))
+        counted = [path for path, v in self._penalised.items() if is_constraint(v.regularizer)]
+        if counted:
+            raise ValueError(
+                "TargetSparsity looks for strengths, and a constraint has none: its share of zeros is set, and moved with "
+                f"StrengthScheduler. Received: a model with constraints on {', '.join(counted)}"
+            )
         chosen = {path: v for path, v in self._penalised.items() if any(optimizer.applies_prox_to(v) for optimizer in optimizers)}
         if not chosen:
             raise ValueError(

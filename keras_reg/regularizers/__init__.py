@@ -4,6 +4,7 @@ from keras_reg.regularizers import build_check as build_check
 from keras_reg.regularizers.concave import MCP as MCP
 from keras_reg.regularizers.concave import SCAD as SCAD
 from keras_reg.regularizers.concave import Lq as Lq
+from keras_reg.regularizers.constraint import L0Constraint as L0Constraint
 from keras_reg.regularizers.convex import L1 as L1
 from keras_reg.regularizers.convex import L1L2 as L1L2
 from keras_reg.regularizers.convex import L2 as L2

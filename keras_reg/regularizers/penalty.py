@@ -27,6 +27,8 @@ class Penalty(keras.regularizers.Regularizer):
     Class attributes:
         convex: Whether the penalty is convex for every strength.
         radial: Whether it depends on the magnitudes of the weights alone, so that `Grouped` can apply it to group norms.
+        constraint: Whether it sets how many weights are 0 instead of what they cost: its value is 0, its prox a projection, its strength
+            the share that is dropped.
         strength_names: The config entries that scale the penalty; `strength` is their sum.
 
     Example:
@@ -49,6 +51,7 @@ class Penalty(keras.regularizers.Regularizer):
 
     convex: bool = False
     radial: bool = False
+    constraint: bool = False
     strength_names: tuple[str, ...] = ("strength",)
 
     def __init__(self, proximal: bool = False):

@@ -25,7 +25,9 @@ def check_penalty(penalty: Penalty, shape: tuple[int, ...], seed: int = 0) -> No
     - strength_max: zero is stationary 1 % above it, and is not 1 % below;
     - prox: never beaten by zero, by the weights themselves, by a grid along each coordinate and each slice, or by random
       neighbours, at small and large steps, scalar and per weight; stationary; NaN stays NaN and an infinite weight does not become
-      finite; a step of 0 changes nothing; dtype and shape kept; the same compiled as not; firmly non-expansive where convex.
+      finite; a step of 0 changes nothing; dtype and shape kept; the same compiled as not; firmly non-expansive where convex;
+    - projection, of a penalty with `constraint = True`, in place of the objective: nothing that keeps to the constraint (it is its own
+      projection) is nearer; weights are kept or 0; a second one changes nothing; at a step of 0 it holds as well.
 
     Args:
         penalty: An instance.

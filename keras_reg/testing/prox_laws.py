@@ -59,15 +59,44 @@ def _beaten(case: Case, w: np.ndarray, step: Any) -> Iterator[str]:
         yield f"at step={show(step)} and w={show(w)} it gives {show(x)}."
         return
 
-    candidates = [x, np.zeros_like(w), w, *_neighbours(case, w, x)]
+    # Of a constraint, whose value is 0, those may compare that keep to it.
+    others = [np.zeros_like(w), w, *_neighbours(case, w, x)]
+    if case.penalty.constraint:
+        others = [*others[:2], *_other_supports(case, w, x)]
+        nearer = np.sum((x - w) ** 2 / step)
+        others = [other for other in others if np.sum((other - w) ** 2 / step) < nearer and np.array_equal(case.prox(other, step), other)]
+    candidates = [x, *others]
     distances = np.sum((np.stack(candidates).astype("float64") - w) ** 2 / (2 * step), axis=tuple(range(1, w.ndim + 1)))
     objectives = distances + case.values(candidates)
     reached, best = objectives[0], int(np.argmin(objectives))
-    if objectives[best] < reached - 2e-6 * (reached + objectives[2]):
+    if objectives[best] < reached - 2e-6 * (reached + case.values([w])[0]):
         yield (
             f"at step={show(step)} and w={show(w)} it gives {show(x)} with the objective {reached:.7g}; "
             f"{show(candidates[best])} has {objectives[best]:.7g}."
         )
+
+
+def _other_supports(case: Case, w: np.ndarray, x: np.ndarray) -> Iterator[np.ndarray]:
+    """The weights with as many of them zero, elsewhere."""
+    for axis, size in enumerate(w.shape):
+        for _ in range(4):
+            yield np.where(np.take(x != 0, case.rng.permutation(size), axis), w, 0)
+    for _ in range(8):
+        yield np.where(case.rng.permutation((x != 0).ravel()).reshape(x.shape), w, 0)
+
+
+def projection_is_idempotent(case: Case) -> Iterator[str]:
+    """The projection of a constraint leaves what keeps to it, and takes from no other weight."""
+    if not case.penalty.constraint:
+        return
+    for scale in SCALES:
+        w = case.normal(scale)
+        for step in (1.0, (10.0 ** case.rng.uniform(-1, 1, case.shape)).astype("float32")):
+            x = case.prox(w, step)
+            if np.any((x != w) & (x != 0)):
+                yield f"at w={show(w)} it gives {show(x)}, with weights that are neither kept nor 0."
+            if not np.array_equal(case.prox(x, step), x):
+                yield f"at w={show(w)} it gives {show(x)}, and {show(case.prox(x, step))} of that."
 
 
 def _neighbours(case: Case, w: np.ndarray, x: np.ndarray) -> Iterator[np.ndarray]:
@@ -120,7 +149,7 @@ def prox_keeps(case: Case) -> Iterator[str]:
         x = case.penalty.prox(ops.cast(w, dtype), 0.5)
         if keras.backend.standardize_dtype(x.dtype) != dtype or tuple(x.shape) != w.shape:
             yield f"weights of shape {w.shape} and dtype {dtype} give shape {tuple(x.shape)} and dtype {x.dtype}."
-    for step in (0.0, np.zeros(case.shape, "float32")):
+    for step in (0.0, np.zeros(case.shape, "float32")) if not case.penalty.constraint else ():
         # One that needs one step for all says so.
         for kept in (w, w * np.float32(1e30), np.where(case.rng.random(case.shape) < 0.5, 0, w)):
             x = defined(case.prox, kept, step)
@@ -183,6 +212,7 @@ PROX_LAWS = (
     refused_or_defined,
     prox_minimises,
     prox_minimises_per_weight,
+    projection_is_idempotent,
     prox_is_stationary,
     prox_zeros,
     prox_keeps,
