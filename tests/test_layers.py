@@ -61,6 +61,10 @@ PENALTIES = {
 }
 
 
+# A constraint has no gradient: without `Proximal` it is an error.
+IN_THE_LOSS = [case for case in CASES if not getattr(case.make(), "constraint", False)]
+
+
 def regularized(model):
     return [v for v in model.trainable_variables if v.regularizer is not None]
 
@@ -96,7 +100,7 @@ def test_attention(attention):
     np.testing.assert_allclose(total(layer), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("case", CASES, ids=IDS)
+@pytest.mark.parametrize("case", IN_THE_LOSS, ids=str)
 def test_activity(case):
     penalty = case.make()
     inputs = keras.Input((3,))
@@ -149,7 +153,7 @@ def test_dtypes(dtype, penalty):
 def everything():
     """One layer for each penalty of the table that has a gradient."""
     x = inputs = keras.Input((6,))
-    for case in CASES:
+    for case in IN_THE_LOSS:
         if not case.name.endswith("hard"):
             x = layers.Dense(6, activation="tanh", kernel_regularizer=case.make().with_strength(0.01))(x)
     return keras.Model(inputs, x)
@@ -198,7 +202,7 @@ def test_a_step_moves_by_the_gradient_of_the_penalty():
     np.testing.assert_allclose(ops.convert_to_numpy(model.layers[0].kernel), before - 0.5 * gradient, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("case", CASES, ids=IDS)
+@pytest.mark.parametrize("case", IN_THE_LOSS, ids=str)
 def test_symbolic_tensors(case):
     w = keras.Input(batch_shape=(4, 3))
     priced = keras.Model(w, case.make()(w))

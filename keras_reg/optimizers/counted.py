@@ -5,7 +5,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_reg.backend import numbers_suffice, read
+from keras_reg.backend import numbers_suffice
 from keras_reg.binding import is_constraint
 from keras_reg.ops.dtypes import widen
 from keras_reg.ops.projections import without
@@ -83,5 +83,5 @@ class Counted:
         if not numbers_suffice():
             return ops.equal(ops.mod(self._of.iterations, every), 0)
         if self._updates is None:
-            self._updates = int(read(self._of.iterations))
+            self._updates = int(ops.convert_to_numpy(self._of.iterations))  # a quotient, where gradients are accumulated
         return self._updates % every == 0
