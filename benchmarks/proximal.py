@@ -71,10 +71,10 @@ def plain_block_soft_threshold(w, step):
     norms = plain_norms(w)
     if not step.shape:
         return w * keras.ops.relu(1 - step * STRENGTH / norms)
-    # Right to first order in the pulls.
-    pulls = step * (STRENGTH / norms)
-    left = 1 - plain_sum(keras.ops.square(w) * pulls) / keras.ops.square(norms)
-    return w * (left / (left + pulls))
+    # Right to first order in the shifts.
+    shifts = step * (STRENGTH / norms)
+    left = 1 - plain_sum(keras.ops.square(w) * shifts) / keras.ops.square(norms)
+    return w * (left / (left + shifts))
 
 
 def followed(optimizer, change, metric):

@@ -205,9 +205,9 @@ def test_a_step_moves_by_the_gradient_of_the_penalty():
 @pytest.mark.parametrize("case", IN_THE_LOSS, ids=str)
 def test_symbolic_tensors(case):
     w = keras.Input(batch_shape=(4, 3))
-    priced = keras.Model(w, case.make()(w))
+    penalised = keras.Model(w, case.make()(w))
     x = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
-    np.testing.assert_allclose(ops.convert_to_numpy(priced(x)), case.formula(x.astype("float64")), rtol=1e-5)
+    np.testing.assert_allclose(ops.convert_to_numpy(penalised(x)), case.formula(x.astype("float64")), rtol=1e-5)
 
 
 class Twice(keras.Model):

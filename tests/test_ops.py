@@ -88,10 +88,10 @@ def test_two_thirds_threshold_against_its_closed_form():
 
 @pytest.mark.parametrize("width", [0.3, 0.8])
 def test_laplace_threshold_against_lambert(width):
-    x, pull = np.linspace(0.01, 4, 97), 0.7 * 0.4
-    root = x + width * lambertw(-(pull / width**2) * np.exp(-x / width)).real
+    x, scale = np.linspace(0.01, 4, 97), 0.7 * 0.4
+    root = x + width * lambertw(-(scale / width**2) * np.exp(-x / width)).real
     gain = (root - x) ** 2 / 1.4 - 0.4 * np.expm1(-root / width) - x**2 / 1.4
-    exists = (pull / width**2) * np.exp(-x / width) <= np.exp(-1)
+    exists = (scale / width**2) * np.exp(-x / width) <= np.exp(-1)
     expected = np.where(exists & (root > 0) & (gain < 0), root, 0)
     np.testing.assert_allclose(ops.convert_to_numpy(maps.laplace_threshold(x, 0.7, 0.4, width)), expected, rtol=1e-4, atol=1e-6)
 
@@ -145,12 +145,12 @@ def test_weighted_block_threshold_takes_steps_of_zero():
 @pytest.mark.parametrize(
     "dtype", ["float32", pytest.param("float64", marks=pytest.mark.skipif(backend.backend() == "jax", reason="off in JAX"))]
 )
-@pytest.mark.parametrize("pull", [1e-9, 1e-6, 4e-6, 5e-5, 2e-4, 3.5e-3, 2e-2, 0.3])
-def test_weighted_block_threshold_is_precise_at_weak_pulls(pull, dtype):
+@pytest.mark.parametrize("scale", [1e-9, 1e-6, 4e-6, 5e-5, 2e-4, 3.5e-3, 2e-2, 0.3])
+def test_weighted_block_threshold_is_precise_at_small_thresholds(scale, dtype):
     """Where the first guess is taken, where a Newton step follows and where several do; no guess is worse than at steps of two sizes."""
     x = np.random.default_rng(0).normal(size=(64, 1)).astype(dtype)
     steps = (np.arange(64)[:, None] % 2).astype(dtype)
-    threshold = pull * np.linalg.norm(x.astype("float64"))
+    threshold = scale * np.linalg.norm(x.astype("float64"))
     root = brentq(lambda r: np.sum((x.astype("float64") / (r + steps * threshold)) ** 2) - 1, 1e-3, 1e3, xtol=1e-15, rtol=1e-15)
     expected = x.astype("float64") * root / (root + steps * threshold)
     y = ops.convert_to_numpy(maps.weighted_block_soft_threshold(x, steps, float(threshold)))

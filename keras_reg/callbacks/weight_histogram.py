@@ -23,13 +23,13 @@ from keras_reg.weights import choose, group_axis, named_weights, read
 
 
 class WeightHistogram(keras.callbacks.Callback):
-    """Writes histograms and figures of the weights as TensorBoard logs, and the figures of the model into `logs`.
+    """Writes histograms and statistics of the weights as TensorBoard logs, and the statistics of the model into `logs`.
 
     It needs the `tensorboard` package and no TensorFlow. Records go to the run `weights` below `log_dir`, beside the `train` and
     `validation` of `keras.callbacks.TensorBoard`. Their step is the optimizer's number of updates, which goes on from one `fit` to
     the next and in a resumed run. Initial and final weights are always logged, the initial ones of a model that is built by then.
 
-    Put it before the callbacks that are to see its figures (CSVLogger, EarlyStopping, ModelCheckpoint, …). Every epoch adds to `logs`:
+    Put it before the callbacks that are to see its statistics (CSVLogger, EarlyStopping, ModelCheckpoint, …). Every epoch adds to `logs`:
 
     | name | meaning |
     | --- | --- |
@@ -179,7 +179,7 @@ class WeightHistogram(keras.callbacks.Callback):
         self._step = self._start_step + done
 
     def _look(self, logs: dict | None, write: bool) -> dict[str, float]:
-        """Measure the model as it is, and write a record of it where asked to; gives the figures of the model."""
+        """Measure the model as it is, and write a record of it where asked to; gives the statistics of the model."""
         if self._weights is None:
             self._start()
         counts, records = {}, []

@@ -174,7 +174,7 @@ class LabelSmoothingCrossentropy(Crossentropy):
         convention: `"uniform"` or `"others"`.
         axis: The class axis of `y_pred`, and of targets of its shape.
         confidence_penalty: How many times the entropy of the predictions is taken off each loss: confident predictions, of low entropy,
-            pay more. With `label_smoothing=0` this is the confidence penalty of Pereyra et al., which pulls towards the uniform
+            weigh more. With `label_smoothing=0` this is the confidence penalty of Pereyra et al., which pulls towards the uniform
             distribution as label smoothing does, by the reverse divergence. Defaults to 0.
         reduction: As for every Keras loss.
         name: As for every Keras loss.

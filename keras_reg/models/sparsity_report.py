@@ -1,4 +1,4 @@
-"""How sparse a model is: a table, its figures, and what they do not mean."""
+"""How sparse a model is: a table, its statistics, and what they do not mean."""
 
 import dataclasses
 import html
@@ -19,7 +19,7 @@ NOTE = (
 
 @dataclass(frozen=True)
 class WeightSparsity:
-    """The figures of one weight, or of all of them together."""
+    """The statistics of one weight, or of all of them together."""
 
     name: str
     shape: tuple[int, ...] | None

@@ -129,10 +129,10 @@ def weighted_block_soft_threshold(x: Any, step: Any, threshold: Any, axis: int |
     x, dtype = widen(x)
     _, inside = group_axes(axis, len(x.shape))
     # Never 0, which would be 0/0 at a weight of 0.
-    pull = like(x, step) * like(x, threshold) + tiny(x)
+    shift = like(x, step) * like(x, threshold) + tiny(x)
 
     def size_and_slope(root):
-        offset = root + pull
+        offset = root + shift
         part = x / offset
         return norms(part), total(part * (part / offset))
 
@@ -142,24 +142,24 @@ def weighted_block_soft_threshold(x: Any, step: Any, threshold: Any, axis: int |
     def total(values):
         return ops.sum(values, axis=inside, keepdims=True) if inside else values
 
-    root = norm_left(norms(x), norms(x / pull), size_and_slope)
-    return ops.cast(scaled(x, root / (root + pull), root), dtype)
+    root = norm_left(norms(x), norms(x / shift), size_and_slope)
+    return ops.cast(scaled(x, root / (root + shift), root), dtype)
 
 
 def norm_left(norm: Any, at_zero: Any, size_and_slope: Callable[[Any], tuple[Any, Any]]) -> Any:
-    """The roots `r` of `||x / (r + pull)|| = 1`, one for each group; 0 for groups that are dead.
+    """The roots `r` of `||x / (r + shift)|| = 1`, one for each group; 0 for groups that are dead.
 
-    `1 / ||x / (r + pull)||` is concave in `r`, and linear where the pulls of a group agree. Each step takes the Möbius function
+    `1 / ||x / (r + shift)||` is concave in `r`, and linear where the shifts of a group agree. Each step takes the Möbius function
     `(a + b * r) / (1 + c * r)` that agrees with it at 0 and, with its derivative, at the last `r`: a straight line where it is one.
 
     Args:
         norm: `||x||`.
-        at_zero: `||x / pull||`.
-        size_and_slope: For roots `r` gives `||x / (r + pull)||` and `sum(x**2 / (r + pull)**3)`.
+        at_zero: `||x / shift||`.
+        size_and_slope: For roots `r` gives `||x / (r + shift)||` and `sum(x**2 / (r + shift)**3)`.
     """
     lowest = 1 / (at_zero + tiny(norm))  # 1 or more in a dead group
     room = ops.relu(1 - lowest)
-    # Above the root, and the root itself where the pulls agree. A norm that overflows comes down to 1e30.
+    # Above the root, and the root itself where the shifts agree. A norm that overflows comes down to 1e30.
     root = room / (1 / norm + 1e-30)
     for _ in range(_ROOT_STEPS):
         size, slope = size_and_slope(root)

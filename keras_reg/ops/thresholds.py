@@ -188,10 +188,10 @@ def _lq_threshold(x, step, strength, *, q):
     kept = size > jump
     # In y / |x| the equation has one parameter, bounded by its value at the jump: nothing can overflow.
     relative = ops.where(kept, jump / ops.where(kept, size, ops.ones_like(size)), ops.zeros_like(size))
-    pull = (1 - ratio_at_jump) * ratio_at_jump ** (1 - q) * ops.power(relative, like(x, 2 - q))
+    scale = (1 - ratio_at_jump) * ratio_at_jump ** (1 - q) * ops.power(relative, like(x, 2 - q))
     ratio = ops.ones_like(size)
     for _ in range(_LQ_NEWTON_STEPS):
-        power = pull * ops.power(ratio, like(x, q - 1))
+        power = scale * ops.power(ratio, like(x, q - 1))
         ratio = ratio - (ratio - 1 + power) / (1 + (q - 1) * power / ratio)
     return ops.where(size <= jump, ops.zeros_like(x), x * ratio)
 
@@ -219,22 +219,22 @@ def laplace_threshold(x: Any, step: Any, strength: Any, width: Any) -> Any:
     [0.0, 1.9272]
     """
     size = ops.absolute(x) / width
-    pull = step * strength / (width * width)
-    log_pull = ops.log(at_least(pull, 1e-30))
+    scale = step * strength / (width * width)
+    log_scale = ops.log(at_least(scale, 1e-30))
     # Distance from the branch point of the Lambert function, without cancellation; no root where it is negative.
-    exists = size >= 1 + log_pull
-    branch = ops.sqrt(at_least(-2 * ops.expm1(at_most(1 + log_pull - size, 0.0)), 0.0))
+    exists = size >= 1 + log_scale
+    branch = ops.sqrt(at_least(-2 * ops.expm1(at_most(1 + log_scale - size, 0.0)), 0.0))
     root = size - 1 + branch * (1 - branch * (1 / 3 - branch * (11 / 72 - branch * 0.0796)))
-    lowest = at_least(log_pull, 0.0)
+    lowest = at_least(log_scale, 0.0)
     for _ in range(_LAPLACE_NEWTON_STEPS):
         root = at_most(at_least(root, lowest), size)
-        decay = pull * ops.exp(-root)
+        decay = scale * ops.exp(-root)
         slope = 1 - decay
         root = root - ops.where(slope > 0, (root + decay - size) / ops.where(slope > 0, slope, 1.0), 0.0)
     root = at_most(at_least(root, lowest), size)
     # The objective at the root less that at 0, divided by the root.
     safe = ops.where(root > 0, root, 1.0)
-    better = (root > 0) & exists & (root / 2 - size - pull * ops.expm1(-root) / safe < 0)
+    better = (root > 0) & exists & (root / 2 - size - scale * ops.expm1(-root) / safe < 0)
     return _or_itself(x, ops.where(better, x * (root / ops.where(size > 0, size, 1.0)), ops.zeros_like(x)), size)
 
 
@@ -263,17 +263,17 @@ def log_threshold(x: Any, step: Any, strength: Any, width: Any) -> Any:
     Reference: [Candes, Wakin and Boyd, 2008](https://arxiv.org/abs/0711.1612).
     """
     size = ops.absolute(x) / width
-    pull = step * strength / (width * width)
+    scale = step * strength / (width * width)
     middle = (size + 1) / 2
-    fold = ops.sqrt(pull)
+    fold = ops.sqrt(scale)
     exists = middle >= fold
     half_gap = ops.sqrt(at_least(middle - fold, 0.0)) * ops.sqrt(middle + fold)
     # Two forms of one root: each is free of cancellation on its side.
     denominator = ops.where(size < 1, (1 - size) / 2 + half_gap, 1.0)
-    low = (size - pull) / ops.where(denominator > 0, denominator, 1.0)
+    low = (size - scale) / ops.where(denominator > 0, denominator, 1.0)
     root = at_most(ops.where(size < 1, low, (size - 1) / 2 + half_gap), size)
     safe = ops.where(root > 0, root, 1.0)
-    better = (root > 0) & exists & (root / 2 - size + pull * ops.log1p(root) / safe < 0)
+    better = (root > 0) & exists & (root / 2 - size + scale * ops.log1p(root) / safe < 0)
     return _or_itself(x, ops.where(better, x * (root / ops.where(size > 0, size, 1.0)), ops.zeros_like(x)), size)
 
 

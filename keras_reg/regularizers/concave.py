@@ -13,13 +13,13 @@ from keras_reg.regularizers.entrywise import Entrywise
 
 @register
 class MCP(Entrywise):
-    """Minimax concave penalty: L1 at zero, fading linearly to no pull at all from `gamma * strength` on.
+    """Minimax concave penalty: L1 at zero, with a derivative that falls linearly to 0 at `gamma * strength`.
 
-    Each weight of magnitude `u` pays `strength * u - u**2 / (2 * gamma)` up to `u = gamma * strength`
+    A weight of magnitude `u` adds `strength * u - u**2 / (2 * gamma)` up to `u = gamma * strength`
     and the constant `gamma * strength**2 / 2` beyond.
 
     Args:
-        strength: Non-negative pull at zero, in units of loss per unit of weight.
+        strength: Non-negative derivative at zero, in units of loss per unit of weight.
         gamma: Positive; the larger, the closer to L1. Defaults to 3.
         proximal: See `Penalty`.
 
@@ -37,11 +37,11 @@ class MCP(Entrywise):
         self.strength = non_negative(strength, "strength")
         self.gamma = greater_than(gamma, 0, "gamma")
 
-    def price(self, size: Any) -> Any:
+    def entry_value(self, size: Any) -> Any:
         size = at_most(size, like(size, self.gamma * self.strength))
         return size * (self.strength - size * (0.5 / self.gamma))
 
-    def slope(self, size: Any) -> Any:
+    def derivative(self, size: Any) -> Any:
         return ops.relu(self.gamma * self.strength - size) / self.gamma
 
     def prox(self, w: Any, step: Any) -> Any:
@@ -53,13 +53,13 @@ class MCP(Entrywise):
 
 @register
 class SCAD(Entrywise):
-    """Smoothly clipped absolute deviation: L1 up to `strength`, then a fading pull, none from `a * strength` on.
+    """Smoothly clipped absolute deviation: L1 up to `strength`, then a derivative that falls to 0 at `a * strength`.
 
-    Each weight of magnitude `u` pays `strength * u` up to `u = strength`,
+    A weight of magnitude `u` adds `strength * u` up to `u = strength`,
     `(2 * a * strength * u - u**2 - strength**2) / (2 * (a - 1))` up to `a * strength`, and `strength**2 * (a + 1) / 2` beyond.
 
     Args:
-        strength: Non-negative pull near zero, in units of loss per unit of weight.
+        strength: Non-negative derivative near zero, in units of loss per unit of weight.
         a: Above 2; the larger, the closer to L1. Defaults to 3.7, the value of the paper.
         proximal: See `Penalty`.
 
@@ -77,11 +77,11 @@ class SCAD(Entrywise):
         self.strength = non_negative(strength, "strength")
         self.a = greater_than(a, 2, "a")
 
-    def price(self, size: Any) -> Any:
+    def entry_value(self, size: Any) -> Any:
         size = at_most(size, like(size, self.a * self.strength))
         return self.strength * size - ops.square(ops.relu(size - self.strength)) * (0.5 / (self.a - 1))
 
-    def slope(self, size: Any) -> Any:
+    def derivative(self, size: Any) -> Any:
         fading = ops.relu(self.a * self.strength - size)
         return at_most(fading, like(size, (self.a - 1) * self.strength)) / (self.a - 1)
 
@@ -96,7 +96,7 @@ class SCAD(Entrywise):
 class Lq(Entrywise):
     """`strength * sum(|w|**q)` with `0 < q < 1`: between the count of non-zeros (`q` to 0) and L1 (`q` to 1).
 
-    The pull grows without bound towards zero and fades on large weights. Its gradient is taken as 0 at zero itself.
+    The derivative grows without bound towards zero and fades on large weights. Its gradient is taken as 0 at zero itself.
 
     Args:
         strength: Non-negative strength.
@@ -119,13 +119,13 @@ class Lq(Entrywise):
         if not 0 < self.q < 1:
             raise ValueError(f"Argument `q` must be between 0 and 1, both excluded. Received: q={self.q}")
 
-    def price(self, size: Any) -> Any:
+    def entry_value(self, size: Any) -> Any:
         # The slope at zero is infinite; a subnormal weight counts as zero.
         zero = size < tiny(size)
         size = ops.where(zero, ops.ones_like(size), size)
         return self.strength * ops.where(zero, ops.zeros_like(size), size**self.q)
 
-    def slope(self, size: Any) -> Any:
+    def derivative(self, size: Any) -> Any:
         return self.strength * self.q * size ** (self.q - 1)
 
     def prox(self, w: Any, step: Any) -> Any:

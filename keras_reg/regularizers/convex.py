@@ -14,7 +14,7 @@ from keras_reg.regularizers.entrywise import Entrywise
 
 @register
 class L1(Entrywise):
-    """`l1 * sum(|w|)`: a constant pull towards zero on every weight.
+    """`l1 * sum(|w|)`: every weight shrinks by the same amount.
 
     As a gradient it hops around zero in a band of width `2 * learning_rate * l1`; its prox, the soft threshold, lands on zero.
 
@@ -48,13 +48,13 @@ class L1(Entrywise):
     def value(self, w: Any) -> Any:
         return self.l1 * ops.sum(magnitude(w))
 
-    def price(self, size: Any) -> Any:
+    def entry_value(self, size: Any) -> Any:
         return self.l1 * size
 
     def prox(self, w: Any, step: Any) -> Any:
         return maps.soft_threshold(w, step_size(step) * self.l1)
 
-    def slope(self, size: Any) -> Any:
+    def derivative(self, size: Any) -> Any:
         return self.l1 * ops.ones_like(size)
 
     @classmethod
@@ -94,7 +94,7 @@ class L1(Entrywise):
 
 @register
 class L2(Entrywise):
-    """`l2 * sum(w**2)`: a pull towards zero in proportion to the weight, which makes weights small and none zero.
+    """`l2 * sum(w**2)`: weights shrink in proportion, which makes them small and none zero.
 
     The squared norm, without a factor 1/2, as in Keras.
 
@@ -128,13 +128,13 @@ class L2(Entrywise):
     def value(self, w: Any) -> Any:
         return self.l2 * ops.sum(ops.square(w))
 
-    def price(self, size: Any) -> Any:
+    def entry_value(self, size: Any) -> Any:
         return self.l2 * ops.square(size)
 
     def prox(self, w: Any, step: Any) -> Any:
         return maps.shrink(w, step_size(step), self.l2)
 
-    def slope(self, size: Any) -> Any:
+    def derivative(self, size: Any) -> Any:
         return 2 * self.l2 * size
 
     @classmethod
@@ -208,14 +208,14 @@ class L1L2(Entrywise):
     def strength(self) -> float:
         return self.l1 + self.l2
 
-    def price(self, size: Any) -> Any:
+    def entry_value(self, size: Any) -> Any:
         return size * (self.l1 + self.l2 * size)
 
     def prox(self, w: Any, step: Any) -> Any:
         step = step_size(step)
         return maps.shrink(maps.soft_threshold(w, step * self.l1), step, self.l2)
 
-    def slope(self, size: Any) -> Any:
+    def derivative(self, size: Any) -> Any:
         return self.l1 + 2 * self.l2 * size
 
     def get_config(self) -> dict:

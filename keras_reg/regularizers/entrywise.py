@@ -11,33 +11,33 @@ from keras_reg.regularizers.penalty import Penalty
 
 
 class Entrywise(Penalty):
-    """`sum(price(|w|))`: a sum over the weights of a price of their magnitude.
+    """`sum(entry_value(|w|))`: a sum over the weights of a function of their magnitude.
 
     A subclass writes
 
-    - `price(size)`: what weights of magnitudes `size` pay, differentiable;
-    - `slope(size)`: the derivative of the price, from the right at 0; infinite where every gradient is resisted;
+    - `entry_value(size)`: the penalty of weights of magnitudes `size`, differentiable;
+    - `derivative(size)`: its derivative, from the right at 0; infinite where every gradient is resisted;
     - `prox(w, step)`, if it has one;
     - `get_config()`.
 
-    Value, gradient, distance to the subdifferential and largest useful strength follow. Strengths may be scalar tensors in `price` and
-    `prox`.
+    Value, gradient, distance to the subdifferential and largest useful strength follow. In `entry_value` and `prox`
+    strengths may be tensors.
     """
 
     radial = True
 
-    def price(self, size: Any) -> Any:
-        raise NotImplementedError(f"{type(self).__name__} does not define `price(size)`.")
+    def entry_value(self, size: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} does not define `entry_value(size)`.")
 
-    def slope(self, size: Any) -> Any:
-        raise NotImplementedError(f"{type(self).__name__} does not define `slope(size)`.")
+    def derivative(self, size: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} does not define `derivative(size)`.")
 
     def value(self, w: Any) -> Any:
-        return ops.sum(self.price(magnitude(w)))
+        return ops.sum(self.entry_value(magnitude(w)))
 
     def subdiff_distance(self, w: Any, grad: Any) -> Any:
         w, grad = pair(w, grad)
-        slope = self.slope(ops.absolute(w))
+        slope = self.derivative(ops.absolute(w))
         at_zero = at_least(ops.absolute(grad) - slope, 0.0)
         elsewhere = ops.absolute(grad + slope * ops.sign(w))
         return ops.where(ops.equal(w, 0), at_zero, elsewhere)
@@ -46,7 +46,7 @@ class Entrywise(Penalty):
         return self if prox_is_ours(self) else None
 
     def strength_max(self, grad_at_zero: Any) -> float:
-        slope = float(self.with_strength(1.0).slope(ops.zeros(())))
+        slope = float(self.with_strength(1.0).derivative(ops.zeros(())))
         if slope == 0 or math.isinf(slope):
             return super().strength_max(grad_at_zero)
         return largest_magnitude(grad_at_zero) / slope

@@ -73,10 +73,10 @@ class GroupPenalty(Penalty):
 class Grouped(GroupPenalty):
     """A penalty applied to the norms of groups: whole neurons, filters, channels or inputs are kept or dropped.
 
-    With `p` weights in a group of norm `n`, the group pays `p * phi(n / sqrt(p))` where `phi` is the price that `penalty`
-    asks of one weight: each weight pays as if all in the group had the same magnitude. For `L1` that is `strength * sqrt(p) * n`, the
+    With `p` weights in a group of norm `n`, the penalty is `p * phi(n / sqrt(p))` where `phi` is what `penalty`
+    is for one weight: as if all in the group had the same magnitude. For `L1` that is `strength * sqrt(p) * n`, the
     group lasso; for `MCP` and `SCAD` it is the group MCP and group SCAD of strength `strength * sqrt(p)`; for `L0` it counts
-    the weights in non-zero groups. With `size_weights=False` the group pays `phi(n)`.
+    the weights in non-zero groups. With `size_weights=False` it is `phi(n)`.
 
     Args:
         penalty: A penalty of the magnitudes alone (`L1`, `L0`, `MCP`, `SCAD`, `Lq`, `HoyerSquare`, …: `penalty.radial` is true).
@@ -84,7 +84,7 @@ class Grouped(GroupPenalty):
             is one group per unit and `-2` one per input; on a convolution's kernel `-1` is one group per filter and `-2` one per
             input channel; on a depthwise kernel `(-2, -1)` is one group per filter. An axis that the weights lack is an error
             when the layer is built.
-        size_weights: Whether groups pay by their size, as above. Defaults to `True`.
+        size_weights: Whether the size of a group counts, as above. Defaults to `True`.
         proximal: See `Penalty`; also true where `penalty.proximal` is.
 
     Example:
@@ -136,7 +136,7 @@ class Grouped(GroupPenalty):
         norm = maps.group_norm(w, self.axis)
         if isinstance(self.penalty, L1):
             return self.penalty.l1 * weight * ops.sum(norm)
-        return self.penalty.value(norm / weight) * self._price(weight)
+        return self.penalty.value(norm / weight) * self._multiplier(weight)
 
     def prox(self, w: Any, step: Any) -> Any:
         step = step_size(step)
@@ -172,8 +172,8 @@ class Grouped(GroupPenalty):
         across = maps.group_norm(grad - along * direction, self.axis)
         along = ops.where(dead, maps.group_norm(grad, self.axis, keepdims=True), along)
         along, norm, dead = (ops.squeeze(t, axis=inside) if inside else t for t in (along, norm, dead))
-        price = self._price(weight)
-        radial = self.penalty.subdiff_distance(norm / weight, along * (weight / price)) * (price / weight)
+        multiplier = self._multiplier(weight)
+        radial = self.penalty.subdiff_distance(norm / weight, along * (weight / multiplier)) * (multiplier / weight)
         return ops.sqrt(ops.square(radial) + ops.where(dead, ops.zeros_like(across), ops.square(across)))
 
     def strength_max(self, grad_at_zero: Any) -> float:
@@ -181,7 +181,7 @@ class Grouped(GroupPenalty):
         self.check_shape(grad.shape)
         return self.penalty.strength_max(maps.group_norm(grad, self.axis) / self.group_weight(grad))
 
-    def _price(self, weight: Any) -> Any:
+    def _multiplier(self, weight: Any) -> Any:
         """What multiplies the inner penalty: the number of weights in a group, or 1."""
         return weight**2
 
@@ -193,7 +193,7 @@ class Grouped(GroupPenalty):
 class GroupLasso(Grouped):
     """`strength * sum_g sqrt(p_g) * ||w_g||`, with `p_g` the number of weights in group `g`: groups become zero as a whole.
 
-    Between groups it works as L1 does between weights; inside a surviving group it works as a pull along the group's direction.
+    Between groups it works as L1 does between weights; inside a surviving group it shrinks along the group's direction.
 
     Args:
         strength: Non-negative strength, in units of loss per unit of weight.

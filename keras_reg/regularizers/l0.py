@@ -17,11 +17,11 @@ DEFAULT_WIDTH = 0.1
 
 @register
 class L0(Entrywise):
-    """A relaxation of `strength * (number of non-zero weights)`: a pull that fades on large weights.
+    """A relaxation of `strength * (number of non-zero weights)`: with a derivative that fades on large weights.
 
-    With `u = |w|` and the width `t`, each weight pays
+    With `u = |w|` and the width `t`, the penalty of each weight is
 
-    | `relaxation` | price | pull near zero | prox |
+    | `relaxation` | penalty | derivative near zero | prox |
     | --- | --- | --- | --- |
     | `"laplace"` | `strength * (1 - exp(-u / t))` | `strength / t` | exact zeros |
     | `"log"` | `strength * log(1 + u / t)` | `strength / t` | exact zeros |
@@ -31,7 +31,7 @@ class L0(Entrywise):
     `"laplace"` and `"geman_mcclure"` tend to `strength * count` as the width goes to 0; `"log"` is unbounded.
 
     Args:
-        strength: Non-negative price of one non-zero weight, in units of loss.
+        strength: Non-negative penalty of one non-zero weight, in units of loss.
         relaxation: One of `"laplace"` (default), `"log"`, `"geman_mcclure"`, `"hard"`. `"hard"` has no useful gradient and
             needs `proximal=True`; `"geman_mcclure"` has no prox and refuses it.
         width: Positive magnitude, in units of the weights, above which a weight counts as non-zero: weights well below it
@@ -72,7 +72,7 @@ class L0(Entrywise):
                 "zeros; 'laplace', 'log' and 'hard' have one. Received: proximal=True"
             )
 
-    def price(self, size: Any) -> Any:
+    def entry_value(self, size: Any) -> Any:
         if self.relaxation == "hard":
             return self.strength * ops.cast(ops.not_equal(size, 0), size.dtype)
         if self.relaxation == "laplace":
@@ -82,7 +82,7 @@ class L0(Entrywise):
         square = ops.square(at_most(size * (1 / self.width), _SATURATED))
         return self.strength * (square / (1 + square))
 
-    def slope(self, size: Any) -> Any:
+    def derivative(self, size: Any) -> Any:
         if self.relaxation == "hard":
             return ops.where(ops.equal(size, 0), math.inf, ops.zeros_like(size))
         steepest = self.strength / self.width
@@ -108,4 +108,4 @@ class L0(Entrywise):
         return {"strength": self.strength, "relaxation": self.relaxation, "width": self.width, **super().get_config()}
 
 
-_SATURATED = 1e9  # in widths: the price is its limit to float64 precision, and no square overflows
+_SATURATED = 1e9  # in widths: the penalty is its limit to float64 precision, and no square overflows

@@ -28,7 +28,7 @@ class StructuralGroupLasso(Penalty):
     gives each of its weights a part of the penalty: a filter, its bias, the scale and shift of its batch normalization, and those of all
     others that are added to it in a residual sum. Under `Proximal` groups become zero as a whole, and `compact` takes their units out.
 
-    A group of `p` weights has the weight `√p`, or with a cost `√p·c/mean(c)`: units whose leaving frees more pay more.
+    A group of `p` weights has the weight `√p`, or with a cost `√p·c/mean(c)`: units whose leaving frees more weigh more.
 
     The prox acts on all parts at once. Where `Proximal` does not act, and in `value` and `prox`, which see one weight alone, each weight's
     share of a group counts as a group.
@@ -149,10 +149,10 @@ class StructuralGroupLasso(Penalty):
         groups = Groups.of([(self, w.shape)])
         norms = groups.norms([w])
         dead = ops.equal(norms, 0)
-        pull = self.strength * ops.cast(groups.weights, w.dtype)
+        shift = self.strength * ops.cast(groups.weights, w.dtype)
         # Where a group lives, the gradient of its norm is its direction.
-        direction = w * self.spread(pull / ops.where(dead, ops.ones_like(norms), norms), w.shape)
-        at_zero = at_least(groups.norms([grad]) - pull, 0.0)
+        direction = w * self.spread(shift / ops.where(dead, ops.ones_like(norms), norms), w.shape)
+        at_zero = at_least(groups.norms([grad]) - shift, 0.0)
         return ops.where(dead, at_zero, groups.norms([grad + direction]))
 
     def support(self, w: Any) -> Any:
@@ -262,16 +262,16 @@ class Groups:
         """As `keras_reg.ops.weighted_block_soft_threshold`."""
         # Never 0, which would be 0/0 at a weight of 0.
         shares = self.spread(threshold, tensors)
-        pulls = [like(w, step) * share + tiny(w) for w, step, share in zip(tensors, steps, shares, strict=True)]
+        shifts = [like(w, step) * share + tiny(w) for w, step, share in zip(tensors, steps, shares, strict=True)]
 
         def size_and_slope(root):
-            offsets = [one + pull for one, pull in zip(self.spread(root, tensors, otherwise=1.0), pulls, strict=True)]
+            offsets = [one + shift for one, shift in zip(self.spread(root, tensors, otherwise=1.0), shifts, strict=True)]
             squares = [ops.square(w / offset) for w, offset in zip(tensors, offsets, strict=True)]
             slopes = [square / offset for square, offset in zip(squares, offsets, strict=True)]
             return ops.sqrt(self.sums(squares)), self.sums(slopes)
 
-        at_zero = ops.sqrt(self.sums([ops.square(w / pull) for w, pull in zip(tensors, pulls, strict=True)]))
+        at_zero = ops.sqrt(self.sums([ops.square(w / shift) for w, shift in zip(tensors, shifts, strict=True)]))
         root = norm_left(norms, at_zero, size_and_slope)
-        # Entries without a group have no pull, and stay.
+        # Entries without a group have no shift, and stay.
         alive = self.spread(root, tensors, otherwise=1.0)
-        return [scaled(w, one / (one + pull), one) for w, one, pull in zip(tensors, alive, pulls, strict=True)]
+        return [scaled(w, one / (one + shift), one) for w, one, shift in zip(tensors, alive, shifts, strict=True)]

@@ -102,7 +102,7 @@ def gradient_agrees(case: Case) -> Iterator[str]:
         if distance is None:
             return
         distance = float(ops.max(distance))
-        # Where a pull has all but faded, what is left of it is rounding.
+        # Where a derivative has all but faded, what is left of it is rounding.
         if not distance <= 1e-4 * np.max(np.abs(gradient)) + 1e-6 * value / np.max(np.abs(w)):
             yield f"at w={show(w)} automatic differentiation gives {show(gradient)}, at distance {distance:.3g} from the subdifferential."
 

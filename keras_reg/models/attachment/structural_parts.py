@@ -15,7 +15,7 @@ def structural_parts(
 
     Args:
         groups: The groups of the model.
-        penalty: What they shall pay.
+        penalty: What they are to get.
         allowed: The weights that may be penalised; a group that reaches beyond them is left out, as it could not leave.
     """
     ids = {id(variable) for variable in allowed}

@@ -15,7 +15,7 @@ from keras_reg.models.table import html_table, text_table
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """The figures of one layer, or of the whole model: each before and after."""
+    """The statistics of one layer, or of the whole model: each before and after."""
 
     name: str
     kind: str | None
@@ -83,7 +83,7 @@ class CompactionPlan:
 
 
 def plan(compaction: Compaction) -> CompactionPlan:
-    """The figures of a compaction that has been decided."""
+    """The statistics of a compaction that has been decided."""
     counted: set[int] = set()
     rows = tuple(_row(rule, compaction, counted) for rule in compaction.rules if rule.owned())
     total = LayerPlan(
