@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from keras import ops
+from keras import backend, ops
 
 from keras_reg.backend import can_be_seen, class_ids
 
@@ -43,6 +43,8 @@ def checked_ids(y_true: Any, classes: int, ignore_class: int | None) -> tuple[An
     An error says where labels are wrong if they can be seen. Those of a compiled step or on an accelerator cannot, without waiting for
     them: what is computed from them has to be made NaN.
     """
+    if ignore_class is not None and not _can_hold(y_true, ignore_class):
+        ignore_class = None
     counted = None if ignore_class is None else ops.not_equal(y_true, ignore_class)
     ids, missing = class_ids(y_true, classes)
     if can_be_seen(y_true):
@@ -51,6 +53,12 @@ def checked_ids(y_true: Any, classes: int, ignore_class: int | None) -> tuple[An
     elif counted is not None:
         missing = missing & counted
     return ids, missing, counted
+
+
+def _can_hold(labels: Any, number: int) -> bool:
+    """Whether a label can be this number: 156 is -100 in eight bits, and another class."""
+    dtype = backend.standardize_dtype(labels.dtype)
+    return "int" not in dtype or np.iinfo(dtype).min <= number <= np.iinfo(dtype).max
 
 
 def check_values(ids: np.ndarray, classes: int, ignore_class: int | None) -> None:

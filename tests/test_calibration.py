@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from scipy.special import softmax
 from sklearn.calibration import calibration_curve
 
+from keras_reg.losses import label_smoothing_crossentropy
 from keras_reg.metrics import ExpectedCalibrationError
 from keras_reg.testing.autodiff import compiled
 from keras_reg.visualization import reliability_diagram
@@ -359,3 +360,39 @@ def test_diagram_of_a_binary_classifier():
         np.testing.assert_allclose([bar.get_x() + bar.get_width() / 2 for bar in bars], probability[weight > 0], rtol=1e-6)
         assert {text for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel())} == labels | {"share"}
         assert top.get_title() == f"ECE {value(metric):.3f}"
+
+
+def test_class_numbers_that_labels_cannot_be():
+    """156 is -100 in eight bits, and a class."""
+    p = np.full((4, 200), 1 / 200, "float32")
+    p[0, 156] = 0.5
+    for dtype in ("uint8", "int32"):
+        y = np.array([156, 1, 2, 3], dtype)
+        assert error_of(y, p, ignore_class=-100) == pytest.approx(error_of(y, p))
+        losses = label_smoothing_crossentropy(ops.convert_to_tensor(y), p, ignore_class=-100)
+        assert float(losses[0]) > 0
+
+
+def test_a_batch_of_nothing():
+    metric = ExpectedCalibrationError()
+    metric.update_state(np.zeros((0,), "int32"), np.zeros((0, 3), "float32"))
+    assert value(metric) == 0
+
+
+def test_callbacks_know_that_less_is_better():
+    x, y = np.ones((8, 2), "float32"), np.arange(8) % 2
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=[ExpectedCalibrationError()])
+    stop = keras.callbacks.EarlyStopping(monitor="val_expected_calibration_error", patience=3)
+    model.fit(x, y, validation_data=(x, y), epochs=1, verbose=0, callbacks=[stop])
+    assert stop.monitor_op(0.0, 1.0)
+
+
+@pytest.mark.parametrize("y_pred", [[[3.0, -1.0], [5.0, 2.0]], [[0.5, 0.5], [1.5, -0.5]], [2.0, -3.0]])
+def test_logits_are_no_probabilities(y_pred, monkeypatch):
+    y, y_pred = np.array([0, 1]), np.array(y_pred, "float32")
+    with pytest.raises(ValueError, match=r"must hold probabilities, from 0 to 1; logits need `from_logits=True`. Received: values from -"):
+        error_of(y, y_pred)
+    assert np.isfinite(error_of(y, y_pred, from_logits=True))
+    monkeypatch.setattr("keras_reg.metrics.calibration.can_be_seen", lambda tensor: False)  # as on an accelerator
+    assert np.isnan(error_of(y, y_pred))

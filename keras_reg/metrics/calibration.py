@@ -3,16 +3,18 @@
 from typing import Any
 
 import keras
+import numpy as np
 from keras import KerasTensor, ops
 
 from keras_reg._keras import mask_of
 from keras_reg._labels import checked_ids, classes_last, fits
 from keras_reg._registration import register
 from keras_reg._validation import boolean, one_of, whole_number
-from keras_reg.backend import nan_where
+from keras_reg.backend import can_be_seen, nan_where
 from keras_reg.ops.dtypes import widen
 
 BINNINGS = ("equal_width", "equal_mass")
+TOLERANCE = 0.01  # of probabilities in half precision
 CELLS = 2048
 LOG_ODDS = (-12.0, 17.0)
 """Bins of equal mass are put together from cells on the scale of log-odds: as fine near 1, where confidences crowd, as elsewhere."""
@@ -82,6 +84,7 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         class_id: int | None = None,
     ):
         super().__init__(name=name, dtype=dtype)
+        self._direction = "down"  # what `EarlyStopping` and `ModelCheckpoint` ask where their `mode` is "auto"
         self.num_bins = whole_number(num_bins, "num_bins", at_least=1)
         self.binning = one_of(binning, BINNINGS, "binning")
         self.from_logits = boolean(from_logits, "from_logits")
@@ -104,6 +107,8 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         if y_pred.shape[-1] == 1:
             y_pred = ops.concatenate([ops.zeros_like(y_pred) if self.from_logits else 1 - y_pred, y_pred], axis=-1)
         classes = y_pred.shape[-1]
+        if 0 in y_pred.shape:  # a batch of nothing
+            return
         if self.class_id is not None and self.class_id >= classes:
             raise ValueError(f"Argument `class_id` must be a class of `y_pred`, which has {classes}. Received: class_id={self.class_id}")
         labels = ops.argmax(y_true, axis=-1) if dense else y_true
@@ -119,6 +124,8 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         for factor in (counted, mask, sample_weight):
             if factor is not None:
                 weight = weight * self.like_positions(ops.cast(factor, weight.dtype), weight)
+        if not self.from_logits:
+            missing = with_impossible(missing, y_pred, weight)
         if missing is not None:
             weight = nan_where(ops.logical_and(missing, ops.not_equal(weight, 0)), weight)
         # Whatever stands where nothing counts, a NaN as well, leaves no trace.
@@ -175,3 +182,16 @@ class ExpectedCalibrationError(keras.metrics.Metric):
 def is_binary(y_true: Any, y_pred: Any) -> bool:
     """Whether predictions without a class axis belong to these labels."""
     return len(y_pred.shape) == 1 and (fits(tuple(y_true.shape), tuple(y_pred.shape)) or fits(tuple(y_true.shape), (*y_pred.shape, 1)))
+
+
+def with_impossible(missing: Any, probabilities: Any, weight: Any) -> Any:
+    """Where labels are missing or what counts is no probability; an error if it can be seen."""
+    outside = ops.any(ops.logical_or(probabilities < -TOLERANCE, probabilities > 1 + TOLERANCE), axis=-1)
+    if not can_be_seen(probabilities):
+        return outside if missing is None else ops.logical_or(missing, outside)
+    if np.any(ops.convert_to_numpy(ops.logical_and(outside, ops.not_equal(weight, 0)))):
+        raise ValueError(
+            "Argument `y_pred` must hold probabilities, from 0 to 1; logits need `from_logits=True`. Received: values from "
+            f"{float(ops.min(probabilities)):.4g} to {float(ops.max(probabilities)):.4g}"
+        )
+    return missing

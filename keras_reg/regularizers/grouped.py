@@ -46,7 +46,7 @@ class GroupPenalty(Penalty):
             return 1.0
         size = group_size(w, self.axis)
         # The batch axis of activations may have no static size.
-        return math.sqrt(size) if isinstance(size, int) else ops.sqrt(ops.cast(size, w.dtype))
+        return math.sqrt(size or 1) if isinstance(size, int) else ops.sqrt(ops.cast(size, w.dtype))
 
     def support(self, w: Any) -> Any:
         w = floating_tensor(w, "w")
