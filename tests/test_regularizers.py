@@ -336,3 +336,31 @@ def _float64():
         return jax.enable_x64(True)
 
     return contextlib.nullcontext()
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0)], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_no_weights_at_all(case, shape):
+    if case.name.endswith("blocks"):
+        pytest.skip("There is no block in it.")
+    assert float(case.make()(np.zeros(shape, "float32"))) == 0
+
+
+def test_the_namespace_stands_in_for_kerass():
+    for name in dir(keras.regularizers):
+        assert name.startswith("_") or hasattr(R, name), name
+    for name in ("group_lasso", "GroupLasso", "keras_reg>GroupLasso"):
+        assert R.get(name).get_config() == R.GroupLasso(0.01).get_config()
+    for name in ("l1", "L1", "l1_l2", "L1L2", "l2", "mcp", "hoyer_square", "sparse_group_lasso", "L0", "lq"):
+        found = R.get(name)
+        assert isinstance(found, R.Penalty)
+        assert R.get(found) is found
+        assert R.deserialize(R.serialize(found)).get_config() == found.get_config()
+    assert R.get(None) is None
+    assert type(R.get("orthogonal_regularizer")) is keras.regularizers.OrthogonalRegularizer
+    with pytest.raises(ValueError, match=r"build Grouped itself\. Received: identifier='grouped'"):
+        R.get("grouped")
+    with pytest.raises(ValueError, match="build L0Constraint itself"):
+        R.get("L0Constraint")
+    with pytest.raises(ValueError, match="nonsense"):
+        R.get("nonsense")

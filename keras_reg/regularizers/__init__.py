@@ -1,5 +1,11 @@
 """Serializable penalties for `kernel_regularizer=` and every other place where Keras takes a regularizer."""
 
+from keras.regularizers import OrthogonalRegularizer as OrthogonalRegularizer
+from keras.regularizers import Regularizer as Regularizer
+from keras.regularizers import deserialize as deserialize
+from keras.regularizers import orthogonal_regularizer as orthogonal_regularizer
+from keras.regularizers import serialize as serialize
+
 from keras_reg.regularizers import build_check as build_check
 from keras_reg.regularizers.concave import MCP as MCP
 from keras_reg.regularizers.concave import SCAD as SCAD
@@ -17,5 +23,6 @@ from keras_reg.regularizers.grouped import GroupLasso as GroupLasso
 from keras_reg.regularizers.grouped import SparseGroupLasso as SparseGroupLasso
 from keras_reg.regularizers.hoyer import HoyerSquare as HoyerSquare
 from keras_reg.regularizers.l0 import L0 as L0
+from keras_reg.regularizers.lookup import get as get
 from keras_reg.regularizers.penalty import Penalty as Penalty
 from keras_reg.regularizers.structural import StructuralGroupLasso as StructuralGroupLasso

@@ -225,7 +225,7 @@ class Groups:
     def of(cls, parts: list[tuple[StructuralGroupLasso, tuple[int, ...]]]) -> "Groups":
         """For penalties and the shapes of their weights."""
         numbers = [penalty.numbers(tuple(shape)) for penalty, shape in parts]
-        weights = np.zeros(max((int(own.max()) for own in numbers), default=-1) + 1)
+        weights = np.zeros(max((int(own.max()) for own in numbers if own.size), default=-1) + 1)
         for (penalty, _), own in zip(parts, numbers, strict=True):
             weights[own[own >= 0]] = penalty.group_weights(len(own))[own >= 0]
         return cls([penalty for penalty, _ in parts], weights)
