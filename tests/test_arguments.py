@@ -53,6 +53,7 @@ VALID = {
     R.Grouped: {"penalty": R.L1(0.1)},
     R.GroupHoyerSquare: {"strength": 0.1},
     R.StructuralGroupLasso: {"strength": 0.1},
+    R.L0Constraint: {"sparsity": 0.5},
     optimizers.Proximal: {"inner_optimizer": "sgd"},
     losses.LabelSmoothingCrossentropy: {},
     losses.OnlineLabelSmoothingCrossentropy: {"num_classes": 3},
