@@ -118,7 +118,7 @@ class OneStepForAll(GroupLasso):
 
 
 class WrongSubdifferential(L1):
-    def slope(self, size):
+    def derivative(self, size):
         return 1.5 * self.l1 * ops.ones_like(size)
 
     def strength_max(self, grad_at_zero):

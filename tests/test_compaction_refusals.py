@@ -373,7 +373,7 @@ JUMPS = {
     "remainder": lambda x: ops.mod(x, 0.3),
     "whole": lambda x: ops.floor_divide(x, 0.3),
     "pole": lambda x: ops.reciprocal(x - 0.3 + 1e-6),
-    "quotient": lambda x: 1e-8 / (x - 0.3 + 1e-12),
+    "quotient": lambda x: 1e-6 / (x - 0.3 + 1e-7),
     "index": lambda x: ops.cast(ops.cast(x * 10.0, "int32"), "float32"),
 }
 
