@@ -266,7 +266,8 @@ class Remembering(L.Layer):
         self.weight = self.add_weight(shape=shape[1:], name="weight")
 
     def call(self, x):
-        return x * keras.ops.convert_to_tensor(self.factor, x.dtype) + self.weight + keras.ops.cast(self.within(keras.ops.stop_gradient(x)), x.dtype)
+        place = keras.ops.cast(self.within(keras.ops.stop_gradient(x)), x.dtype)
+        return x * keras.ops.convert_to_tensor(self.factor, x.dtype) + self.weight + place
 
 
 def remembering():
