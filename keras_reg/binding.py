@@ -1,7 +1,7 @@
-"""A weight and its penalty as one record, and who applies what to it.
+"""A weight and its penalty as one record.
 
 A penalty by itself is numbers and pure functions, and may serve many weights. What belongs to one weight under it is kept here: the
-factor by which its strength has moved, the optimizer that applies its prox, the other weights of its structure. The record stands in
+strength to which it has been moved, the optimizer that applies its prox, the other weights of its structure. The record stands in
 `variable.regularizer` as soon as somebody needs more than the number: an optimizer being built, a callback that moves strengths, a
 structure. It passes for the penalty as it is now.
 """
@@ -9,7 +9,6 @@ structure. It passes for the penalty as it is now.
 import functools
 import json
 import re
-import sys
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,8 +19,9 @@ import numpy as np
 from keras import KerasTensor, ops
 
 from keras_reg._keras import unlocked
-from keras_reg.backend import distribution_scope, is_compiling, loss_sees_the_optimizer, outside_of_graphs, read
+from keras_reg.backend import distribution_scope, loss_sees_the_optimizer, outside_of_graphs, read
 from keras_reg.ops.dtypes import widen
+from keras_reg.running import build_optimizers, in_train_step, optimizers_in, readers, running_models
 from keras_reg.weights import layers_of, own_variables
 
 REGULARIZER_ATTRIBUTE = re.compile(r"_?(?!activity)\w*regularizer")
@@ -173,7 +173,7 @@ class Record:
         self._models.update(models)
         if self.configured.proximal and not self._prox_acts(models):
             for model in models:
-                _build_optimizers(model)
+                build_optimizers(model)
         if self.configured.proximal and self._prox_acts(models):
             if not isinstance(w, KerasTensor):
                 w = ops.stop_gradient(w)
@@ -284,7 +284,7 @@ def called(penalty: Any, w: Any) -> Any:
     if penalty.proximal or structure_of(penalty) is not None:
         models = running_models()
         for model in models:
-            _build_optimizers(model)
+            build_optimizers(model)
         own = _its_record(penalty, given, models)
         if own is not None:
             return own(given)
@@ -309,7 +309,7 @@ def let_flow(penalty: Any, models: list[Any]) -> None:
     note = _note(penalty)
     waiting = any(not optimizer.built for model in (*models, *readers()) for optimizer in optimizers_in(model))
     if is_constraint(penalty):  # which has no gradient to flow
-        if not waiting and any(_in_train_step(model) for model in models):
+        if not waiting and any(in_train_step(model) for model in models):
             raise ValueError(
                 f"{penalty!r} acts through `keras_reg.optimizers.Proximal` alone, and no such optimizer applies it: compile the model with "
                 "`Proximal(optimizer)`, or take it off with `keras_reg.models.detach`. (On activities no constraint can act.)"
@@ -329,75 +329,6 @@ def let_flow(penalty: Any, models: list[Any]) -> None:
 def has_flowed(regularizer: Any) -> bool:
     """Whether the gradient of a proximal penalty has joined a loss."""
     return is_penalty(regularizer) and _note(regularizer.configured if is_record(regularizer) else regularizer).flowed
-
-
-# Who runs. A penalty is handed weights and nothing else. Whether its gradient or a prox acts depends on the optimizer that will be applied,
-# and no other way tells the cases apart: TensorFlow traces the loss before it builds the optimizer; Adam leaves no trace on the variables
-# when it takes over from a `Proximal` that still exists; and of two models that share a weight each may have an optimizer of its own
-# (tests/test_acting.py and tests/test_binding.py have these cases). So the frames of the running methods are looked at, here alone.
-
-_READERS = frozenset({"losses", "_get_own_losses", "_get_regularization_losses"})
-"""What reads the losses of a model also outside a step of its own."""
-
-
-def running_models() -> list[Any]:
-    """The compiled models one of whose methods is running, the innermost first, but for those whose losses are only being read."""
-    return _models_on_the_stack(lambda name: name not in _READERS)
-
-
-def readers() -> list[Any]:
-    """The models and layers whose losses are being read."""
-    return _models_on_the_stack(lambda name: name in _READERS, keras.Layer)
-
-
-def _models_on_the_stack(wanted: Any, kind: type | None = None) -> list[Any]:
-    if is_compiling():
-        return []  # there are no frames to look at
-    found = []
-    frame = sys._getframe(2)
-    while frame is not None:
-        code = frame.f_code
-        if code.co_argcount and code.co_varnames[0] == "self" and wanted(code.co_name):
-            owner = frame.f_locals.get("self")
-            fits = isinstance(owner, kind or keras.Model) and (kind or getattr(owner, "optimizer", None) is not None)
-            if fits and not any(owner is other for other in found):
-                found.append(owner)
-        frame = frame.f_back
-    return found
-
-
-def proximal_optimizers(optimizer: Any) -> Iterator[Any]:
-    """The optimizers with a prox in a compiled one, which Keras's wrappers may hold inside."""
-    if hasattr(optimizer, "applies_prox_to"):
-        yield optimizer
-    # Keras's wrappers: LossScaleOptimizer has one inside, MultiOptimizer several.
-    elif hasattr(optimizer, "inner_optimizer"):
-        yield from proximal_optimizers(optimizer.inner_optimizer)
-    else:
-        for inner in getattr(optimizer, "optimizers", ()):
-            yield from proximal_optimizers(inner)
-
-
-def optimizers_in(model: Any) -> Iterator[Any]:
-    """The optimizers with a prox that a step of the model may apply: a step of its own applies any that it holds."""
-    yield from proximal_optimizers(getattr(model, "optimizer", None))
-    if type(model).train_step.__module__.split(".")[0] != "keras":
-        for layer in layers_of(model):
-            for value in list(vars(layer).values()):
-                for one in value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else [value]:
-                    if isinstance(one, keras.optimizers.Optimizer):
-                        yield from proximal_optimizers(one)
-
-
-def _build_optimizers(model: Any) -> None:
-    """TensorFlow builds the optimizer after the loss has been traced; then it would be too late to stop a gradient."""
-    if any(not optimizer.built for optimizer in proximal_optimizers(getattr(model, "optimizer", None))) and _in_train_step(model):
-        with keras.name_scope(model.optimizer.name):
-            model.optimizer.build(model.trainable_variables)
-
-
-def _in_train_step(model: Any) -> bool:
-    return any(model is other for other in _models_on_the_stack(lambda name: name == "train_step"))
 
 
 # Moving strengths. A strength is state: what it has been moved to acts in the loss and in the prox, and is what is shown and saved.

@@ -27,6 +27,7 @@ FLOORS = (
     {"_keras", "_loading", "_registration", "_validation", "_version"},
     {"backend"},
     {"_labels", "ops", "weights"},
+    {"running"},
     {"binding"},
     {"regularizers"},
     {"layers", "losses", "metrics", "optimizers", "testing"},

@@ -8,11 +8,11 @@ import keras
 from keras import ops
 
 from keras_reg._registration import PACKAGE
-from keras_reg.binding import proximal_optimizers
 from keras_reg.models.attachment.carrier import KEY
 from keras_reg.models.attachment.live import with_live_code
 from keras_reg.models.attachment.rebuilt import rebuild_from, refusals
 from keras_reg.models.compaction.state import pairs, take_over
+from keras_reg.running import proximal_optimizers
 from keras_reg.weights import layers_of
 
 

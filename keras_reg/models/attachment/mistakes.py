@@ -9,11 +9,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_reg.binding import is_record, proximal_optimizers, regularizer_attributes
+from keras_reg.binding import is_record, regularizer_attributes
 from keras_reg.models.attachment.carrier import carried
 from keras_reg.models.attachment.rebuilt import rebuilt_weights, same_regularizer, units
 from keras_reg.regularizers.penalty import Penalty
 from keras_reg.regularizers.structural import StructuralGroupLasso
+from keras_reg.running import proximal_optimizers
 from keras_reg.weights import layers_of, own_variables
 
 ADAMS = ("Adam", "Adamax", "Nadam", "AdamW")
