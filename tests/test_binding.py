@@ -10,6 +10,7 @@ import weakref
 import keras
 import numpy as np
 import pytest
+from event_files import Events
 from keras import layers, ops
 from keras.src.backend.common import global_state
 
@@ -167,6 +168,7 @@ def test_histograms_of_gradients_under_proximal(case, tmp_path):
     callbacks += [StrengthScheduler(lambda epoch: 0.1)] * (case == "strength-callback")
     for order in (callbacks, callbacks[::-1]):
         model.fit(X, Y, verbose=0, callbacks=order)
+    assert any("gradient" in tag for tag in Events(tmp_path / "weights").scalars | Events(tmp_path / "weights").histograms)
 
 
 def test_what_stands_for_a_penalty_passes_for_it():

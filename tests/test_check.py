@@ -247,14 +247,17 @@ def test_callbacks_warn_once_of_what_does_nothing(tmp_path, callback):
 
 def test_callbacks_are_silent_where_nothing_is_the_matter(tmp_path):
     """And of what only may not have been meant."""
-    model = model_with(Proximal("adam"), kernel_regularizer=L1(0.1, proximal=True), bias_regularizer="l2")
-    model.fit(X, Y, verbose=0, callbacks=[WeightHistogram(tmp_path), TargetSparsity(0.5, 2)])
-    model.fit(X, Y, verbose=0, callbacks=[StrengthScheduler(lambda epoch: 0.0)])
-    model = SMALL["subclassed"]()
-    attach(model, L1(1e-4))
-    model.compile("sgd", "mse")
-    x, y = data(model)
-    model.fit(x, y, verbose=0, callbacks=[WeightHistogram(tmp_path)])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = model_with(Proximal("adam"), kernel_regularizer=L1(0.1, proximal=True), bias_regularizer="l2")
+        model.fit(X, Y, verbose=0, callbacks=[WeightHistogram(tmp_path), TargetSparsity(0.5, 2)])
+        model.fit(X, Y, verbose=0, callbacks=[StrengthScheduler(lambda epoch: 0.0)])
+        model = SMALL["subclassed"]()
+        attach(model, L1(1e-4))
+        model.compile("sgd", "mse")
+        x, y = data(model)
+        model.fit(x, y, verbose=0, callbacks=[WeightHistogram(tmp_path)])
+    assert not [str(warning.message) for warning in caught if "not what they seem" in str(warning.message)]
 
 
 @pytest.mark.parametrize(

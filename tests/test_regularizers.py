@@ -354,6 +354,7 @@ def test_the_namespace_stands_in_for_kerass():
     for name in ("l1", "L1", "l1_l2", "L1L2", "l2", "mcp", "hoyer_square", "sparse_group_lasso", "L0", "lq"):
         found = R.get(name)
         assert isinstance(found, R.Penalty)
+        assert found.strength > 0
         assert R.get(found) is found
         assert R.deserialize(R.serialize(found)).get_config() == found.get_config()
     assert R.get(None) is None

@@ -91,6 +91,19 @@ def test_nothing_is_compiled_anew_under_proximal():
     assert Traced.count == before
 
 
+@pytest.mark.parametrize("together", [1] if BACKEND == "torch" else [1, 3])
+def test_every_nth_step(together):
+    """Counted in updates, from where the optimizer is; none is missed where several are executed at once."""
+    model = network(L1(1.0, proximal=True))
+    model.compile(Proximal("sgd"), "mse", steps_per_execution=together, jit_compile=False)
+    seen = []
+    schedule = StrengthScheduler(lambda step: 0.1 + step, freq=4)
+    schedule._set = seen.append
+    model.fit(X[:32], Y[:32], batch_size=4, epochs=2, verbose=0, callbacks=[schedule])
+    model.fit(X[:32], Y[:32], batch_size=4, epochs=1, verbose=0, callbacks=[schedule])
+    assert seen == ([0, 4, 8, 12, 16, 20] if together == 1 else [0, 6, 8, 14, 16, 22])
+
+
 def test_a_penalty_in_the_loss():
     strengths = [0.0, 0.3, 0.1]
     model = compiled(L1(1.0), keras.optimizers.SGD(0.1))

@@ -104,11 +104,11 @@ def keep_n_of_m(x: Any, n: Any, m: int, axis: int = -2, step: Any = 1.0) -> Any:
     Reference: [Mishra et al., 2021](https://arxiv.org/abs/2104.08378).
     """
     x, dtype = widen(x)
+    check_pattern(x.shape, whole_number(m, "m", at_least=1), axis)
     if not ops.is_tensor(n):
         n = whole_number(n, "n", at_least=1)
         if n > m:
             raise ValueError(f"Argument `n` must be at most `m`, which is {m}. Received: n={n}")
-    check_pattern(x.shape, whole_number(m, "m", at_least=1), axis)
     sizes = ops.moveaxis(magnitudes(x, step), axis, -1)
     in_groups = ops.reshape(sizes, (*sizes.shape[:-1], sizes.shape[-1] // m, m))
     # How many of the others go first: what is smaller, and what is equal and comes later.

@@ -188,12 +188,12 @@ class Proximal(keras.optimizers.Optimizer):
 
     def check_penalties(self, regularizer_of: Callable[[Any], Any], variables: Sequence[Any] | None = None) -> None:
         """Raise a `ValueError` where this optimizer could not apply the penalties that variables have or are to get."""
-        checked = set()
+        checked = {}  # with the penalties, lest another gets the identity of one that is gone
         for variable in self._trainable_variables if variables is None else variables:
             if is_proximal(penalty := regularizer_of(variable)):
                 case = (kind_of(penalty) or id(penalty), len(variable.shape))
                 if case not in checked:  # a deep network has many of few kinds
-                    checked.add(case)
+                    checked[case] = penalty
                     self._check_prox(variable, penalty)
 
     def refresh_claims(self) -> None:

@@ -9,7 +9,7 @@ import keras
 from keras_reg._registration import PACKAGE
 from keras_reg.regularizers.penalty import Penalty
 
-STRENGTHS = ("strength", "l1", "group")
+STRENGTHS = ("strength", "l1", "l2", "group")
 DEFAULT = 0.01  # as in Keras
 
 
@@ -17,8 +17,8 @@ def get(identifier: Any) -> Any:
     """A regularizer by its name, config or itself.
 
     Names are those of the classes here, as `"GroupLasso"`, `"group_lasso"` or `"keras_reg>GroupLasso"`, and of Keras's where there is none
-    here. A strength that the class asks for is 0.01, which is Keras's for L1 and L2. (A layer looks strings up among Keras's own alone:
-    `kernel_regularizer="l1"` is Keras's L1, and `kernel_regularizer=keras_reg.regularizers.get("l1")` is ours.)
+    here. Strengths are 0.01, which is Keras's for L1 and L2: at 0, its default for L1L2, nothing would happen. (A layer looks strings up
+    among Keras's own alone: `kernel_regularizer="l1"` is Keras's L1, `kernel_regularizer=keras_reg.regularizers.get("l1")` is ours.)
 
     Args:
         identifier: `None`, a name, a config, or a regularizer or function, which is given back.
@@ -58,13 +58,9 @@ def _small(name: str) -> str:
 
 
 def _with_strengths(kind: type, identifier: str) -> Penalty:
-    required = [
-        name
-        for name, parameter in inspect.signature(kind).parameters.items()
-        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-    ]
+    strengths = [name for name in inspect.signature(kind).parameters if name in STRENGTHS]
     try:
-        return kind(**{name: DEFAULT for name in required if name in STRENGTHS})
+        return kind(**dict.fromkeys(strengths, DEFAULT))
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"Argument `identifier` must name a regularizer that asks for strengths alone; build {kind.__name__} itself. "

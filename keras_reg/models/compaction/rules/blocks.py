@@ -11,17 +11,17 @@ from keras_reg.models.compaction.narrowed import Narrowed, narrowed
 from keras_reg.models.compaction.rule import Rule, signals_in
 from keras_reg.models.compaction.rules.einsum import EinsumDenseRule
 from keras_reg.models.compaction.rules.merging import Entrywise, product
+from keras_reg.models.compaction.rules.nested import Wrapper
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.weights import own_variables
 
 
-class BlockRule(Entrywise):
+class BlockRule(Wrapper, Entrywise):
     """The layers within have rules of their own; what these cut is put in its place once the block is built.
 
     A subclass writes `run`, in the order of the block's own `call`.
     """
 
-    wraps = True
     # The paths of the layers that `run` visits: without one of them, as in another release, the block keeps its width.
     paths: tuple[str, ...] = ()
     opened = False
@@ -146,16 +146,8 @@ class BlockRule(Entrywise):
 
     # After `mark`
 
-    def within(self) -> list[Rule]:
+    def within(self):
         return [rule for _, rule in self._within.values()]
-
-    def held(self):
-        return [units for rule in self.within() for units in rule.held()]
-
-    def barrier(self, args, kwargs, shapes, reason):
-        for rule in self.within():
-            rule.barrier((), {}, [], reason)
-        return super().barrier(args, kwargs, shapes, reason)
 
     def owned(self):
         """What no rule within has."""

@@ -95,6 +95,16 @@ def _with_length(signal: Signal, back: int, length: int) -> list[int | None]:
     return shape
 
 
+def united(graph, signals: list[Signal]) -> np.ndarray:
+    """Have the tensors share their units; their constants, where they agree."""
+    first, *others = signals
+    constants = first.constants
+    for signal in others:
+        graph.unite(signal.units, first.units)
+        constants = np.where(signal.constants == constants, constants, np.nan)
+    return constants
+
+
 def product(*columns: np.ndarray) -> np.ndarray:
     """Zero if any factor is, whatever the others are."""
     product = np.prod(columns, axis=0)
@@ -258,9 +268,4 @@ class ConcatenateRule(Entrywise):
             return [Signal(shape, axis, units, constants)]
         if len(followed) > 1 or any(signal.axis is None for signal in signals):
             return self.barrier(args, kwargs, shapes, "joins tensors along another axis than that of their units")
-        first = signals[0]
-        constants = first.constants
-        for signal in signals[1:]:
-            self.graph.unite(signal.units, first.units)
-            constants = np.where(signal.constants == constants, constants, np.nan)
-        return [first.like(shape, constants=constants)]
+        return [signals[0].like(shape, constants=united(self.graph, signals))]

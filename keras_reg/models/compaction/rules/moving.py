@@ -5,6 +5,7 @@ import numbers
 import numpy as np
 
 from keras_reg.models.compaction.rule import Rule
+from keras_reg.models.compaction.rules.merging import united
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.tracer import rule_for
 
@@ -79,11 +80,7 @@ class StackRule(Rule):
         signals = list(args[0])
         if not all(isinstance(signal, Signal) and signal.axis is not None for signal in signals) or len({s.axis for s in signals}) > 1:
             return self.barrier(args, kwargs, shapes, "stacks tensors whose units are along different axes")
-        first = signals[0]
-        constants = first.constants
-        for signal in signals[1:]:
-            self.graph.unite(signal.units, first.units)
-            constants = np.where(signal.constants == constants, constants, np.nan)
+        first, constants = signals[0], united(self.graph, signals)
         new = self.layer.axis % len(shapes[0])
         if new == 0:
             return self.barrier(args, kwargs, shapes, "makes a new axis before that of the examples")
