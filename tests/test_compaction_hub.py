@@ -12,8 +12,6 @@ from keras_reg.models import compact, compaction_plan, structural_groups
 from keras_reg.models.compaction.groups import zero
 
 BACKEND = keras.backend.backend()
-# There a backbone becomes a plain model, with a warning that names what is gone: its parameters are held by PyTorch as well.
-pytestmark = pytest.mark.skipif(BACKEND == "torch", reason="on PyTorch the class of a backbone is not kept")
 # What leaves each; those of T5 take the time of all others. `benchmarks/compaction_hub.py` has all of them.
 BACKBONES = {"Bert": {"heads", "units"}, "Gemma2": {"heads", "units", "hidden"}}
 if BACKEND == "tensorflow":

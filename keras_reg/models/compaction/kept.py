@@ -135,7 +135,7 @@ def _tiny() -> Any:
 def _common_attributes() -> frozenset[str]:
     return frozenset(vars(_tiny())) | {
         *("optimizer", "stop_training", "history", "generate_function", "_compiled_trainable_state", "_compile_config"),
-        *("_functional_layer_ids", "_initialized"),
+        *("_functional_layer_ids", "_initialized", "_torch_params"),
     }
 
 

@@ -178,7 +178,7 @@ def replace_within(layer: Any, old: Any, new: Any) -> None:
         if tracker.is_in_store("layers", old):
             # In its place: the order of layers is that of their weights.
             tracker.replace_tracked_value("layers", old, new)
-        for name, value in list(vars(parent).items()):
+        for name, value in {**vars(parent), **vars(parent).get("_modules", {})}.items():  # the second where PyTorch keeps layers
             if value is old:
                 setattr(parent, name, new)
             elif isinstance(value, list) and name != "_layers" and any(item is old for item in value):
