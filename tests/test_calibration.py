@@ -228,19 +228,24 @@ def test_binary_examples_are_left_out_like_others():
     assert error_of(y[:, None], odd[:, None], left[:, None].astype("float32"), from_logits=True) == pytest.approx(right)
 
 
-def test_a_binary_model_with_the_metric(tmp_path):
-    y, z = binary_example(64)
-    model = keras.Sequential([keras.Input((1,)), layers.Dense(1, kernel_initializer="identity")])
-    metrics = [ExpectedCalibrationError(from_logits=True), ExpectedCalibrationError(9, from_logits=True, class_id=1, name="positive")]
-    model.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True), metrics=metrics)
-    found = model.evaluate(z[:, None], y, batch_size=10, verbose=0, return_dict=True)
+def check_in_a_model(loss, metrics, x, y, outputs, rel, tmp_path):
+    """Evaluated batch by batch, made again from its config, and saved with the model, the metric is what it is at once."""
+    model = keras.Sequential([keras.Input(x.shape[1:]), layers.Dense(x.shape[-1], kernel_initializer="identity")])
+    model.compile("sgd", loss, metrics=metrics)
+    found = model.evaluate(x, y, batch_size=10, verbose=0, return_dict=True)
     for metric in metrics:
         again = type(metric).from_config(json.loads(json.dumps(metric.get_config())))
-        again.update_state(y, z)
-        assert found[metric.name] == pytest.approx(value(again), rel=1e-4)
+        again.update_state(y, outputs)
+        assert found[metric.name] == pytest.approx(value(again), rel=rel)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert loaded.evaluate(z[:, None], y, batch_size=10, verbose=0, return_dict=True) == pytest.approx(found, rel=1e-5)
+    assert loaded.evaluate(x, y, batch_size=10, verbose=0, return_dict=True) == pytest.approx(found, rel=1e-5)
+
+
+def test_a_binary_model_with_the_metric(tmp_path):
+    y, z = binary_example(64)
+    metrics = [ExpectedCalibrationError(from_logits=True), ExpectedCalibrationError(9, from_logits=True, class_id=1, name="positive")]
+    check_in_a_model(keras.losses.BinaryCrossentropy(from_logits=True), metrics, z[:, None], y, z, 1e-4, tmp_path)
 
 
 @pytest.mark.parametrize("binning", ["equal_width", "equal_mass"])
@@ -259,17 +264,8 @@ def test_equal_mass_divides_evenly_where_it_can():
 
 def test_in_a_compiled_model_and_saved_with_it(tmp_path):
     y, z, _ = example(64, 4)
-    model = keras.Sequential([keras.Input((4,)), layers.Dense(4, kernel_initializer="identity")])
     metrics = [ExpectedCalibrationError(from_logits=True), ExpectedCalibrationError(9, "equal_mass", True, name="mass")]
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=metrics)
-    found = model.evaluate(z, y, batch_size=10, verbose=0, return_dict=True)
-    for metric in metrics:
-        again = type(metric).from_config(json.loads(json.dumps(metric.get_config())))
-        again.update_state(y, z)
-        assert found[metric.name] == pytest.approx(value(again), rel=1e-5)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert loaded.evaluate(z, y, batch_size=10, verbose=0, return_dict=True) == pytest.approx(found, rel=1e-5)
+    check_in_a_model(keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics, z, y, z, 1e-5, tmp_path)
 
 
 def test_half_precision_is_counted_in_float32():

@@ -104,6 +104,17 @@ def test_training_is_what_it_is_one_by_one(name, inner, monkeypatch):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
+def test_every_kind_is_checked():
+    for last in (Grouped(MCP(0.1, proximal=True)), Own(0.1), Grouped(MCP(0.1, proximal=True), axis=0)):
+        model = network([L1(0.1, proximal=True), GroupLasso(0.1, proximal=True), last])
+        optimizer = Proximal("adam")
+        if isinstance(last, Own):
+            optimizer.build(model.trainable_variables)
+        else:
+            with pytest.raises(ValueError, match="cannot apply the penalty of 'dense.*Grouped"):
+                optimizer.build(model.trainable_variables)
+
+
 def test_a_stack_has_a_largest_size(monkeypatch):
     monkeypatch.setattr(module, "STACKED", 32)
     model = network([L1(0.1, proximal=True) for _ in range(5)])
