@@ -1,5 +1,7 @@
 """`L0Constraint` in training: exactly so many zeros, wherever weights are trained, saved and resumed."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -33,6 +35,14 @@ def kernels(model):
 
 def zeros(model):
     return [int((kernel == 0).sum()) for kernel in kernels(model)]
+
+
+def no_gradients():
+    if BACKEND != "torch":
+        return contextlib.nullcontext()
+    import torch
+
+    return torch.no_grad()
 
 
 def fit(model, epochs=2, **options):
@@ -103,9 +113,31 @@ def test_with_the_whole_model_the_layers_compare():
 
 def test_one_unit_of_each_weight_stays():
     model = network(L0Constraint(0.9, axis=-1, scope="model"), optimizer=Proximal(keras.optimizers.SGD(0.0)))
-    model.layers[1].kernel.assign(np.tile(np.float32([1e-9, 2e-9, 1e-9, 1e-9]), (6, 1)))
+    # Of the first layer two stand out, of the last none: counted together, both places would be the first's.
+    model.layers[0].kernel.assign(np.tile(np.float32([5, 5, 0.1, 0.1, 0.1, 0.1]), (8, 1)))
+    model.layers[1].kernel.assign(np.full((6, 4), 1e-9, "float32"))
     model.train_on_batch(X, Y)
     assert [(kernel != 0).any(0).sum() for kernel in kernels(model)] == [1, 1]
+
+
+def test_groups_of_all_sizes_compare():
+    """By root mean squares: four weights count no more than one."""
+    penalty = L0Constraint(0.5, axis=-1, scope="model")
+    tensors = [ops.convert_to_tensor(np.full(shape, size, "float32")) for shape, size in (((4, 3), 1.0), ((1, 3), 1.5))]
+    four, one = penalty.joint_prox([penalty, penalty], tensors, [ops.ones_like(w) for w in tensors])
+    assert (ops.convert_to_numpy(four) != 0).any(0).sum() == 1  # which stays in any case
+    assert (ops.convert_to_numpy(one) != 0).any(0).sum() == 2
+
+
+@pytest.mark.parametrize("regrow", [True, False])
+def test_what_is_dropped_at_every_step(regrow):
+    model = network(L0Constraint(0.5, regrow=regrow), optimizer=Proximal(keras.optimizers.Adam(0.5)))
+    seen = []
+    for _ in range(9):
+        model.train_on_batch(X, Y)
+        seen.append(kernels(model)[0] == 0)
+    assert all(mask.sum() == 24 for mask in seen)
+    assert np.array_equal(seen[0], seen[8]) != regrow
 
 
 @pytest.mark.parametrize("regrow", [True, False])
@@ -188,6 +220,19 @@ def test_attached_it_acts_and_what_is_wrong_is_said():
 def test_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         L0Constraint(**arguments)
+
+
+@pytest.mark.parametrize(("penalty", "keep_zeros"), [(L0Constraint(0.5), False), (None, True)], ids=["constraint", "keep_zeros"])
+def test_an_optimizer_that_computes_weights_anew_is_told(penalty, keep_zeros):
+    """Ftrl makes the weights of what it remembers: without a gradient, those that are there."""
+    model = network(penalty, optimizer=Proximal(OPTIMIZERS["Ftrl"](), keep_zeros=keep_zeros))
+    model.layers[0].kernel.assign(np.where(np.abs(kernels(model)[0]) < 0.3, 0, kernels(model)[0]))
+    fit(model)
+    before, inner = kernels(model), model.optimizer.inner_optimizer
+    with no_gradients():
+        inner.apply([ops.zeros_like(v.value) for v in model.trainable_variables], model.trainable_variables)
+    for kernel, old in zip(kernels(model), before, strict=True):
+        np.testing.assert_allclose(kernel, old, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["SGD-momentum", "AdamW", "Ftrl"])

@@ -97,6 +97,10 @@ def test_what_is_not_finite_and_every_dtype(dtype):
     assert backend.standardize_dtype(y.dtype) == dtype
     y = ops.convert_to_numpy(ops.cast(y, "float32"))
     np.testing.assert_array_equal(y, [0, np.nan, 0, np.inf, 0, -np.inf, 0, 2])
+    mixed = np.array([[np.nan, 0.125], [5, 5], [1, 1], [2, 2]], "float32")
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(maps.keep_largest_groups(mixed, 0.5, axis=0)), [[np.nan, 0.125], [5, 5], [0, 0], [0, 0]]
+    )
     # Even where all of them would have to go.
     broken = ops.convert_to_numpy(maps.keep_largest_groups(np.array([[np.nan, 1.0], [np.inf, 2.0]], "float32"), 0.9, axis=0))
     assert np.isnan(broken[0, 0])
@@ -104,9 +108,9 @@ def test_what_is_not_finite_and_every_dtype(dtype):
 
 
 def test_counts_are_exact_and_the_same_for_numbers_and_tensors():
-    for size in (1, 10, 1000, 12345, 10**6):
+    for size in (1, 10, 13, 100, 1000, 12345, 10**6):
         x = np.arange(1, size + 1, dtype="float32")
-        for sparsity in (0.1, 0.3, 0.55, 0.7, 0.8, 0.9, 0.95, 1 / 3) if size < 10**5 else (0.8, 0.95):
+        for sparsity in (0.1, 0.15, 0.3, 0.55, 0.6, 0.7, 0.8, 0.9, 0.95, 1 / 3, 7 / 13) if size < 10**5 else (0.8, 0.95):
             number = min(math.ceil(round(sparsity * size, 6)), size - 1)
             for given in (sparsity, ops.convert_to_tensor(sparsity, "float32")):
                 assert int(ops.sum(ops.cast(maps.keep_largest(x, given) == 0, "int32"))) == number

@@ -207,10 +207,11 @@ class L0Constraint(Constraint):
         return [without(w, units.spread(own, w.shape)) for w, own in zip(tensors, cut, strict=True)]
 
     def _comparable(self, size: Any, w: Any, step: Any) -> Any:
-        """Between weights; the largest stays."""
+        """Between weights; the first of the largest stays."""
         if not len(getattr(step, "shape", ())):
             size = size / (ops.sqrt(ops.mean(ops.square(w))) + 1e-30)
-        return ops.where(size == ops.max(size), like(size, float("inf")), size)
+        first = ops.equal(ops.arange(size.shape[0], dtype="int32"), ops.cast(ops.argmax(size), "int32"))
+        return ops.where(first, like(size, float("inf")), size)
 
     def get_config(self) -> dict:
         return {
