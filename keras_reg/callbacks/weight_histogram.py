@@ -41,7 +41,8 @@ class WeightHistogram(keras.callbacks.Callback):
     | `data_loss`, `val_data_loss` | `loss` and `val_loss` (which stay) without `model.losses`, batch by batch |
 
     The data losses are metrics of the model while it trains with this callback: Keras averages them as it does `loss`. They are absent
-    where the model's own `train_step` does not call `compute_loss`, or reports no metrics.
+    where the model's own `train_step` does not call `compute_loss`, or reports no metrics. On TensorFlow a model traces its steps anew in
+    every `fit` with this callback, as the metrics change.
 
     TensorBoard gets the same under `model/…`, the penalty by class as well, and for each weight, by its path in the model, the histogram
     and its `zeros`, `near_zeros`, `zero_groups`, norms, `penalty` and `strength`; for each layer with several chosen weights, their sums.
