@@ -82,6 +82,12 @@ class Record:
     def __repr__(self) -> str:
         return repr(self.present)
 
+    def __add__(self, other: Any) -> Any:
+        return self.present + other
+
+    def __radd__(self, other: Any) -> Any:
+        return other + self.present
+
     def __reduce__(self) -> tuple:
         # A copy is a penalty like any other, on no weight yet.
         return _rebuilt, (self.__class__, self.get_config())
@@ -174,18 +180,16 @@ class Record:
         if self.configured.proximal and not self._prox_acts(models):
             for model in models:
                 build_optimizers(model)
-        if self.configured.proximal and self._prox_acts(models):
-            if not isinstance(w, KerasTensor):
-                w = ops.stop_gradient(w)
-            stopped = True
-        else:
-            stopped = False
-            if self.configured.proximal:
-                let_flow(self.configured, models)
+        stopped = self.configured.proximal and self._prox_acts(models)
+        if self.configured.proximal and not stopped:
+            let_flow(self.configured, models)
         penalty = self.in_step()
-        if structure_of(penalty) is None or isinstance(w, KerasTensor):
+        if structure_of(penalty) is not None and not isinstance(w, KerasTensor):
+            return self._joint(penalty, w, models, stopped)
+        if not stopped or isinstance(w, KerasTensor):
             return penalty.value_of(w)
-        return self._joint(penalty, w, models, stopped)
+        others, held = penalty.by_gradient, penalty.by_prox.value_of(ops.stop_gradient(w))
+        return held if others is None else held + others.value_of(w)
 
     def _prox_acts(self, models: list[Any]) -> bool:
         applied = [optimizer for model in models for optimizer in optimizers_in(model)]

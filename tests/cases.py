@@ -98,6 +98,13 @@ CASES = (
     Case("L0Constraint", lambda: R.L0Constraint(0.4), lambda w: 0.0),
     Case("L0Constraint-groups", lambda: R.L0Constraint(0.4, axis=-1, scope="model"), lambda w: 0.0),
     Case("L0Constraint-blocks", lambda: R.L0Constraint(0.4, block_size=(1, 1), every=3, regrow=False), lambda w: 0.0),
+    Case("L1+L2", lambda: R.L1(0.3) + R.L2(0.2), per_weight(lambda u: 0.3 * u + 0.2 * u**2)),
+    Case("MCP+L2", lambda: R.MCP(0.3) + R.L2(0.2), per_weight(lambda u: mcp(u, 0.3, 3.0) + 0.2 * u**2)),
+    Case(
+        "L1+GroupLasso+L2",
+        lambda: R.Sum([R.L1(0.1), R.GroupLasso(0.2, axis=0), R.L2(0.2)]),
+        lambda w: 0.1 * np.abs(w).sum() + 0.2 * group_size(w, 0) ** 0.5 * norms(w, 0).sum() + 0.2 * (w**2).sum(),
+    ),
     Case("GroupHoyerSquare", lambda: R.GroupHoyerSquare(0.3), lambda w: 0.3 * hoyer(norms(w, -1))),
 )
 

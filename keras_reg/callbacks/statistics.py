@@ -1,8 +1,5 @@
 """Statistics of several weights together, under the short names that `logs` and TensorBoard show."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from keras_reg.models.statistics import Totals
 
 
@@ -17,12 +14,3 @@ def shares(totals: Totals) -> dict[str, float]:
         "l2_norm": totals.l2,
         "non_finite": float(totals.non_finite),
     }
-
-
-def by_class(variables: Mapping[str, Any], penalties: Mapping[str, float]) -> dict[str, float]:
-    """The sum of the penalties of each class, as `penalty/L1`."""
-    sums: dict[str, float] = {}
-    for name, value in penalties.items():
-        key = f"penalty/{variables[name].regularizer.__class__.__name__}"
-        sums[key] = sums.get(key, 0.0) + value
-    return sums

@@ -79,12 +79,12 @@ class StrengthScheduler(StrengthCallback):
         chosen = {path: v for path, v in self._penalised.items() if self.path in (None, path)}
         for path, variable in chosen.items():
             penalty = variable.regularizer
-            if penalty.strength == 0 and len(penalty.strength_names) > 1:
-                raise ValueError(
-                    f"StrengthScheduler cannot move {path!r}: the strengths of {penalty!r} are all 0, so they have no ratio to keep. "
-                    "Build the penalty with the strengths wanted."
-                )
-            if is_constraint(penalty):  # a share, whose bounds are its own
+            if not is_constraint(penalty):
+                try:
+                    penalty.with_strength(1.0)
+                except ValueError as error:  # strengths without a ratio
+                    raise ValueError(f"StrengthScheduler cannot move {path!r}. {error}") from None
+            else:  # a share, whose bounds are its own
                 for position, value in self._tried.items():
                     share(value, f"schedule({position})")
         return chosen

@@ -15,9 +15,9 @@ from keras_reg.backend import is_first_process
 from keras_reg.callbacks.data_loss import release, track
 from keras_reg.callbacks.event_file import EventFile, histogram_record, scalar_record
 from keras_reg.callbacks.gradients import gradient_function
-from keras_reg.callbacks.statistics import by_class, shares
+from keras_reg.callbacks.statistics import shares
 from keras_reg.models.attachment.mistakes import warn_of_mistakes
-from keras_reg.models.statistics import penalties, totals
+from keras_reg.models.statistics import by_class, penalties, totals
 from keras_reg.ops.counts import Counts, count, histogram
 from keras_reg.weights import choose, group_axis, named_weights, read
 
@@ -210,7 +210,7 @@ class WeightHistogram(keras.callbacks.Callback):
                 chosen, theirs = ({name: every[name] for name in names} for every in (self._weights, counts))
                 own = {**shares(totals(chosen, theirs)), "penalty": sum(penalty_of.get(name, 0.0) for name in names)}
                 records += [scalar_record(f"{layer}/{key}", value) for key, value in own.items()]
-            classes = by_class(named_weights(self.model), penalty_of)
+            classes = {f"penalty/{name}": value for name, value in by_class(self.model, by_weight).items()}
             records += [scalar_record(f"model/{key}", value) for key, value in {**model_statistics, **losses, **classes}.items()]
             self._file.write(self._step, records)
         if write:

@@ -9,6 +9,7 @@ from keras_reg._validation import non_negative
 from keras_reg.models.statistics import count_weights, penalties, totals
 from keras_reg.models.table import html_table, text_table
 from keras_reg.ops.counts import Counts
+from keras_reg.regularizers.sums import names_of
 from keras_reg.weights import choose, group_axis, read
 
 NOTE = (
@@ -144,7 +145,7 @@ def _row(name: str, variable: Any, own: Counts, penalty: float | None) -> Weight
         name=name,
         shape=tuple(variable.shape),
         dtype=str(variable.dtype),
-        penalty_name=None if variable.regularizer is None else variable.regularizer.__class__.__name__,
+        penalty_name=None if variable.regularizer is None else names_of(variable.regularizer),
         parameters=own.size,
         zeros=own.zeros,
         near_zeros=own.near_zeros,

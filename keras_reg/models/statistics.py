@@ -12,6 +12,7 @@ from keras import ops
 from keras_reg.binding import is_penalty, is_record, join, structure_of
 from keras_reg.ops.counts import Counts, count
 from keras_reg.ops.dtypes import widen
+from keras_reg.regularizers.sums import parts_of
 from keras_reg.weights import group_axis, read
 
 
@@ -22,11 +23,22 @@ def penalties(model: Any) -> dict[int, float]:
     several weights the first has the penalty of all, and the others 0, as in `model.losses`.
     """
     join(model.trainable_variables)
-    return {id(v): _penalty(v) for v in model.trainable_variables if v.regularizer is not None}
+    return {id(v): _penalty(v, v.regularizer) for v in model.trainable_variables if v.regularizer is not None}
 
 
-def _penalty(variable: keras.Variable) -> float:
-    regularizer = variable.regularizer
+def by_class(model: Any, penalties: Mapping[int, float]) -> dict[str, float]:
+    """What weights add to the loss, added up for each class of penalties; each part of a sum for itself."""
+    sums: dict[str, float] = {}
+    for variable in model.trainable_variables:
+        if id(variable) in penalties:
+            parts = parts_of(variable.regularizer)
+            for part in parts:
+                value = penalties[id(variable)] if len(parts) == 1 else _penalty(variable, part)
+                sums[part.__class__.__name__] = sums.get(part.__class__.__name__, 0.0) + value
+    return sums
+
+
+def _penalty(variable: keras.Variable, regularizer: Any) -> float:
     tensor = ops.stop_gradient(ops.convert_to_tensor(variable))
     if not is_penalty(regularizer):
         return float(ops.convert_to_numpy(regularizer(tensor)))

@@ -33,7 +33,7 @@ class Counted:
 
     def _constraint(self, variable: Any) -> Any:
         own = variable.regularizer
-        return own.configured if is_constraint(own) and self._of.applies_prox_to(variable) else None
+        return own.configured.by_prox if is_constraint(own) and self._of.applies_prox_to(variable) else None
 
     def _holds(self, variable: Any) -> bool:
         constraint = self._constraint(variable)
@@ -61,13 +61,13 @@ class Counted:
         variable.assign(values)
 
     def _project(self, members: list[Any], values: list[Any], zero: list[Any], steps: list[Any]) -> list[Any]:
-        constraint = self._of.penalty_in_step(members[:1])
+        constraint = self._of.penalty_in_step(members[:1]).by_prox
         held = values if zero[0] is None else [without(x, mask) for x, mask in zip(values, zero, strict=True)]
         start = values if constraint.regrow and not self._of.keep_zeros else held
 
         def chosen():
             wide = [widen(x)[0] for x in start]
-            parts = [variable.regularizer.configured for variable in members]
+            parts = [self._constraint(variable) for variable in members]
             projected = constraint.joint_prox(parts, [ops.cast(x, wide[0].dtype) for x in wide], steps)
             return [ops.cast(x, old.dtype) for x, old in zip(projected, values, strict=True)]
 

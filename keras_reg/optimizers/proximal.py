@@ -179,7 +179,7 @@ class Proximal(keras.optimizers.Optimizer):
         try:
             with outside_of_graphs():
                 sample = ops.ones((2,) * len(variable.shape), "float32")
-                penalty.prox(sample, ops.ones_like(sample) if self.metric == "preconditioned" else 1.0)
+                penalty.by_prox.prox(sample, ops.ones_like(sample) if self.metric == "preconditioned" else 1.0)
         except NotImplementedError as error:
             hint = " `metric='euclidean'` needs one step alone." if self.metric == "preconditioned" else ""
             raise ValueError(
@@ -304,7 +304,7 @@ class Proximal(keras.optimizers.Optimizer):
                 after = self._prox_of_structure(members, [steps([variable]) for variable in members])
             else:
                 before = ops.stop_gradient(stacked([variable.value for variable in members]))
-                after = unstacked(self.penalty_in_step(members).prox(before, steps(members)), len(members))
+                after = unstacked(self.penalty_in_step(members).by_prox.prox(before, steps(members)), len(members))
             for variable, values in zip(members, after, strict=True):
                 step_sizes.remember(inner, variable, values, rate)
                 variable.assign(values)

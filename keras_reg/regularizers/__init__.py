@@ -26,3 +26,4 @@ from keras_reg.regularizers.l0 import L0 as L0
 from keras_reg.regularizers.lookup import get as get
 from keras_reg.regularizers.penalty import Penalty as Penalty
 from keras_reg.regularizers.structural import StructuralGroupLasso as StructuralGroupLasso
+from keras_reg.regularizers.sums import Sum as Sum

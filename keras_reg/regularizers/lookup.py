@@ -8,6 +8,7 @@ import keras
 
 from keras_reg._registration import PACKAGE
 from keras_reg.regularizers.penalty import Penalty
+from keras_reg.regularizers.sums import Sum
 
 STRENGTHS = ("strength", "l1", "l2", "group")
 DEFAULT = 0.01  # as in Keras
@@ -21,7 +22,7 @@ def get(identifier: Any) -> Any:
     among Keras's own alone: `kernel_regularizer="l1"` is Keras's L1, `kernel_regularizer=keras_reg.regularizers.get("l1")` is ours.)
 
     Args:
-        identifier: `None`, a name, a config, or a regularizer or function, which is given back.
+        identifier: `None`, a name, a config, or a regularizer or function, which is given back; or a list of those, for their `Sum`.
 
     Returns:
         A regularizer, or `None`.
@@ -39,6 +40,8 @@ def get(identifier: Any) -> Any:
         kind = _classes().get(identifier.removeprefix(f"{PACKAGE}>"))
         if kind is not None:
             return _with_strengths(kind, identifier)
+    if isinstance(identifier, (list, tuple)):
+        return Sum([get(one) for one in identifier])
     return keras.regularizers.get(identifier)
 
 

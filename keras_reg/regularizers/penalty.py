@@ -121,7 +121,32 @@ class Penalty(keras.regularizers.Regularizer):
         """
         return None
 
+    # What only a sum of penalties has otherwise.
+
+    @property
+    def by_prox(self) -> "Penalty":
+        """What of a proximal penalty its prox applies."""
+        return self
+
+    @property
+    def by_gradient(self) -> "Penalty | None":
+        """What of a proximal penalty its gradient applies."""
+        return None
+
     # What every penalty has.
+
+    def __add__(self, other: Any) -> "Penalty":
+        """The sum of penalties, a `keras_reg.regularizers.Sum`: each acts in its own way."""
+        from keras_reg.regularizers.sums import Sum  # which is a penalty itself
+
+        return Sum([self, other]) if isinstance(other, keras.regularizers.Regularizer) else NotImplemented
+
+    def __radd__(self, other: Any) -> "Penalty":
+        if isinstance(other, int) and other == 0:  # where Python's `sum` starts
+            return self
+        from keras_reg.regularizers.sums import Sum
+
+        return Sum([other, self]) if isinstance(other, keras.regularizers.Regularizer) else NotImplemented
 
     def __call__(self, w: Any) -> Any:
         """The penalty of `w`.

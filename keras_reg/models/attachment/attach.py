@@ -12,7 +12,7 @@ from keras_reg.models.attachment.mistakes import describe, does_nothing
 from keras_reg.models.attachment.rebuilt import same_regularizer
 from keras_reg.models.attachment.structural_parts import structural_parts
 from keras_reg.models.compaction.compact import structural_groups
-from keras_reg.regularizers import Penalty, StructuralGroupLasso
+from keras_reg.regularizers import Penalty, StructuralGroupLasso, Sum
 from keras_reg.weights import Weight, by_mapping, select
 
 
@@ -37,9 +37,10 @@ def attach(
 
     Args:
         model: A built Keras model or layer.
-        penalty: A regularizer, of keras_reg or of Keras, or its name; every place gets a copy of its own. Or a mapping from what
-            `include` takes to regularizers: the first key that a weight answers to decides, and `None` leaves it alone. A
-            `StructuralGroupLasso` goes to all weights, biases and normalization too, that make units which could leave the model.
+        penalty: A regularizer, of keras_reg or of Keras, or its name; every place gets a copy of its own. A list means their sum
+            (`keras_reg.regularizers.Sum`). Or a mapping from what `include` takes to regularizers: the first key that a weight answers to
+            decides, and `None` leaves it alone. A `StructuralGroupLasso` goes to all weights, biases and normalization too, that make
+            units which could leave the model.
         include: Which layers or weights: a layer type, a pattern of names or paths such as `"block5_*"`, a function of a layer that
             returns a boolean, a layer, a variable, or a list of those. It answers for all that is inside. Defaults to all.
         exclude: Which of these to leave out, in the same terms.
@@ -173,7 +174,7 @@ def _nothing_left(optimizer: Any) -> str:
 def _regularizer(value: Any) -> Any:
     """The regularizer that is meant; one that cannot be told from its config could not be saved."""
     try:
-        regularizer = keras.regularizers.get(value)
+        regularizer = Sum(value) if isinstance(value, (list, tuple)) else keras.regularizers.get(value)
     except (ValueError, TypeError):
         regularizer = None
     if not isinstance(regularizer, keras.regularizers.Regularizer):

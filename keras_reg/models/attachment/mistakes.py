@@ -14,6 +14,7 @@ from keras_reg.models.attachment.carrier import carried
 from keras_reg.models.attachment.rebuilt import rebuilt_weights, same_regularizer, units
 from keras_reg.regularizers.penalty import Penalty
 from keras_reg.regularizers.structural import StructuralGroupLasso
+from keras_reg.regularizers.sums import parts_of
 from keras_reg.running import proximal_optimizers
 from keras_reg.weights import layers_of, own_variables
 
@@ -130,7 +131,7 @@ def _of_weight(variable: Any, owner: Any, optimizer: Any, proximal: list, base: 
     by_prox = isinstance(regularizer, Penalty) and regularizer.proximal
     if by_prox and optimizer is not None and not any(not o.built or o.applies_prox_to(variable) for o in proximal):
         yield "unapplied"
-    if not by_prox and base is not None and _l2(regularizer):
+    if base is not None and any(_l2(part) for part in parts_of(regularizer) if not getattr(part, "proximal", False)):
         if getattr(base, "weight_decay", None):
             yield "decay-l2"
         elif type(base).__name__ in ADAMS:
@@ -208,7 +209,7 @@ def describe(regularizer: Any) -> str:
 def does_nothing(regularizer: Any) -> bool:
     """Whether all its strengths are 0."""
     if isinstance(regularizer, Penalty):
-        return getattr(regularizer, "strength", None) == 0
+        return all(getattr(part, "strength", None) == 0 for part in parts_of(regularizer))
     if not regularizer.__class__.__module__.startswith("keras."):
         return False
     # One matrix of dependent rows and columns: also what asks for orthogonality has a value there.
