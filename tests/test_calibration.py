@@ -1,5 +1,6 @@
 """The calibration error against loops over the bins and scikit-learn, and the diagram that shows it."""
 
+import itertools
 import json
 
 import keras
@@ -14,7 +15,7 @@ from scipy.special import softmax
 from sklearn.calibration import calibration_curve
 
 from keras_reg.losses import label_smoothing_crossentropy
-from keras_reg.metrics import ExpectedCalibrationError
+from keras_reg.metrics import ExpectedCalibrationError, calibration
 from keras_reg.testing.autodiff import compiled
 from keras_reg.visualization import reliability_diagram
 
@@ -260,6 +261,44 @@ def test_equal_mass_divides_evenly_where_it_can():
     metric = ExpectedCalibrationError(2, "equal_mass")
     metric.update_state(np.zeros(4, int), np.stack([confidence, 1 - confidence], axis=-1))
     np.testing.assert_allclose(ops.convert_to_numpy(metric.bins()), [[2, 0.65, 1], [2, 0.85, 1]], rtol=1e-5)
+
+
+def equal_mass_by_hand(y, p, bins):
+    """Of distinct confidences, sorted: each example where the middle of its weight is. And twice the share of divided cells."""
+    confidence, right = p.max(-1).astype("float64"), p.argmax(-1) == y
+    order = np.argsort(confidence)
+    place = ((np.arange(len(y)) + 0.5) / len(y) * bins).astype(int)
+    parts = [order[place == b] for b in range(bins)]
+    error = sum(abs(np.sum(confidence[k]) - np.sum(right[k])) for k in parts) / len(y)
+    odds = np.log(confidence) - np.log1p(-confidence)
+    cell = np.floor((odds - calibration.LOG_ODDS[0]) * calibration.CELLS / (calibration.LOG_ODDS[1] - calibration.LOG_ODDS[0]))
+    divided = {cell[k[-1]] for k, other in itertools.pairwise(parts) if len(k) and len(other) and cell[k[-1]] == cell[other[0]]}
+    return error, 2 * np.mean(np.isin(cell, list(divided)))
+
+
+@pytest.mark.parametrize("bins", [15, 100])
+@pytest.mark.parametrize("narrow", [False, True])
+def test_equal_mass_is_exact_for_small_sets_and_near_enough_for_others(bins, narrow):
+    rng = np.random.default_rng(0)
+    for size in (50, 200, 4096, 9000):
+        p = rng.uniform(0.6, 0.61, size) if narrow else rng.uniform(0.5, 1, size)
+        p = np.stack([p, 1 - p], axis=-1).astype("float32")
+        y = rng.integers(0, 2, size)
+        metric = ExpectedCalibrationError(bins, "equal_mass")
+        for part in np.array_split(np.arange(size), [7, 30, size - 3]):
+            metric.update_state(y[part], p[part], sample_weight=np.full(len(part), 2.0))
+            metric.update_state(y[part], p[part], sample_weight=np.zeros(len(part)))  # which leaves room for others
+        exact, bound = equal_mass_by_hand(y, p, bins)
+        assert abs(value(metric) - exact) < (1e-5 if size <= 4096 else bound + 1e-5)
+        if not narrow:
+            assert abs(value(metric) - exact) < 0.003
+
+
+def test_examples_of_one_confidence_are_in_one_bin():
+    p = np.array([0.6, 0.6, 0.6, 0.9], "float32")
+    metric = ExpectedCalibrationError(2, "equal_mass")
+    metric.update_state([0, 1, 0, 0], np.stack([p, 1 - p], axis=-1))
+    np.testing.assert_allclose(ops.convert_to_numpy(metric.bins()), [[3, 0.6, 2 / 3], [1, 0.9, 1]], rtol=1e-5)
 
 
 def test_in_a_compiled_model_and_saved_with_it(tmp_path):

@@ -272,3 +272,74 @@ def test_predictions_and_models_are_refused():
         loss(np.eye(3, dtype="float32"), np.ones((3, 3), "float32"))
     with pytest.raises(ValueError, match=r"expects a model compiled with .*OnlineLabelSmoothingCrossentropy. Received: loss='mse'"):
         model_with("mse").fit(X, np.eye(4)[Y], verbose=0, callbacks=[OnlineLabelSmoothing()])
+
+
+class EpochEnds(keras.callbacks.Callback):
+    """What a user would write in place of ours."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.loss.next_epoch()
+
+
+@pytest.mark.parametrize("way", ["train_on_batch", "a callback of one's own", "after fit"])
+def test_without_the_callback_too(way):
+    """On JAX as well, where a trainer takes for constants what it does not know as state."""
+    model = model_with(OnlineLabelSmoothingCrossentropy(4, from_logits=True))
+    if way == "train_on_batch":
+        model.train_on_batch(X, Y)
+        model.train_on_batch(X, Y)
+        model.loss.discard()
+        before = softmax(model.predict(X, verbose=0), axis=-1)
+        model.train_on_batch(X, Y)
+        right = [before[(before.argmax(-1) == k) & (k == Y)] for k in range(4)]
+        expected = np.stack([rows.mean(0) if len(rows) else np.full(4, 0.25) for rows in right])
+        model.loss.next_epoch()
+        np.testing.assert_allclose(model.loss.soft_labels, expected, rtol=1e-4)
+    elif way == "after fit":
+        model.fit(X, Y, epochs=2, verbose=0)
+        model.loss.next_epoch()
+    else:
+        model.fit(X, Y, epochs=2, verbose=0, callbacks=[EpochEnds()])
+    assert not np.allclose(model.loss.soft_labels, 0.25, atol=0.01)
+
+
+def test_an_ignored_class_gets_no_share():
+    loss = OnlineLabelSmoothingCrossentropy(4, from_logits=True, ignore_class=1)
+    np.testing.assert_allclose(loss.soft_labels, np.tile([1 / 3, 0, 1 / 3, 1 / 3], (4, 1)), rtol=1e-6)
+    y, z = np.array([0, 1, 2, 3]), 3 * np.eye(4, dtype="float32")
+    first = LabelSmoothingCrossentropy(0.5, from_logits=True, ignore_class=1)
+    np.testing.assert_allclose(loss(y, z), first(y, z), rtol=1e-5)
+    loss.next_epoch()
+    p = softmax(z, axis=-1)
+    for k in (0, 2, 3):
+        np.testing.assert_allclose(loss.soft_labels[k], np.delete(p[k], 1).sum() ** -1 * p[k] * (np.arange(4) != 1), rtol=1e-5)
+    with pytest.raises(ValueError, match="must leave a class"):
+        OnlineLabelSmoothingCrossentropy(1, ignore_class=0)
+
+
+PARALLEL = """
+import keras, numpy as np
+from keras_reg.callbacks import OnlineLabelSmoothing
+from keras_reg.losses import OnlineLabelSmoothingCrossentropy
+
+rng = np.random.default_rng(0)
+x, y = rng.normal(size=(64, 6)).astype("float32"), rng.integers(0, 4, 64)
+tables = []
+for devices in (1, 2):
+    keras.utils.set_random_seed(0)
+    if devices > 1:
+        keras.distribution.set_distribution(keras.distribution.DataParallel())
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
+    model.compile(keras.optimizers.SGD(0.5), OnlineLabelSmoothingCrossentropy(4, from_logits=True))
+    model.fit(x, y, epochs=3, shuffle=False, verbose=0, validation_data=(x, y), callbacks=[OnlineLabelSmoothing()])
+    tables.append(model.loss.soft_labels)
+np.testing.assert_allclose(tables[0], tables[1], rtol=1e-4)
+assert np.abs(tables[0] - 0.25).max() > 0.1
+"""
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="`DataParallel` is for JAX")
+def test_data_parallel():
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", PARALLEL], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]

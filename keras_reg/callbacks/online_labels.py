@@ -25,17 +25,23 @@ class OnlineLabelSmoothing(keras.callbacks.Callback):
     (3, 3)
     """
 
+    def set_model(self, model):
+        super().set_model(model)
+        # Before the trainer notes what it carries; later it is known already.
+        for loss in self._of_model():
+            loss.state.join(model)
+
+    def _of_model(self):
+        return [loss for loss in tree.flatten(self.model.loss) if hasattr(loss, "next_epoch")]
+
     def on_train_begin(self, logs=None):
-        self._losses = [loss for loss in tree.flatten(self.model.loss) if hasattr(loss, "next_epoch")]
+        self._losses = self._of_model()
         if not self._losses:
             raise ValueError(
                 "OnlineLabelSmoothing expects a model compiled with keras_reg.losses.OnlineLabelSmoothingCrossentropy. "
                 f"Received: loss={self.model.loss!r}"
             )
         for loss in self._losses:
-            if hasattr(self.model, "jax_state_sync") and not any(loss.state is metric for metric in self.model.metrics):
-                # What the JAX trainer does not know as state is a constant of its compiled step; Keras has no public way to add it.
-                self.model._metrics.append(loss.state)
             loss.discard()
             loss.collect(True)
 

@@ -14,15 +14,16 @@ from keras_reg.backend import nan_where
 from keras_reg.losses.crossentropy import Crossentropy, dense_crossentropy, leave_out, log_probabilities, targets
 from keras_reg.losses.label_smoothing import checked
 from keras_reg.ops.dtypes import like, widen
+from keras_reg.running import running_models
 
 
 class SoftLabels(keras.metrics.Metric):
     """The state of the loss. It is a metric because that is what Keras's JAX trainer carries through a compiled step."""
 
-    def __init__(self, num_classes: int, dtype: str, name: str):
+    def __init__(self, shares: np.ndarray, dtype: str, name: str):
         super().__init__(name=name, dtype=dtype)
-        uniform = keras.initializers.Constant(1 / num_classes)
-        self.table = keras.Variable(uniform, (num_classes, num_classes), dtype, trainable=False, name="soft_labels")
+        num_classes = len(shares)
+        self.table = keras.Variable(np.tile(shares, (num_classes, 1)), dtype=dtype, trainable=False, name="soft_labels")
         self.collecting = keras.Variable(1.0, dtype=dtype, trainable=False, name="collecting")
         self.sums = self.add_variable((num_classes, num_classes), "zeros", dtype=dtype, name="sums")
 
@@ -31,6 +32,11 @@ class SoftLabels(keras.metrics.Metric):
         rows = ops.reshape(probabilities * ops.expand_dims(ops.cast(right, self.dtype), -1), (-1, classes))
         sums = ops.segment_sum(rows, ops.reshape(labels, (-1,)), classes)
         self.sums.assign_add(self.collecting * sums)
+
+    def join(self, model: Any) -> None:
+        """Have the trainer of JAX know it, which takes what it does not know as state for constants; Keras has no public way."""
+        if hasattr(model, "jax_state_sync") and not any(self is metric for metric in model.metrics):
+            model._metrics.append(self)
 
     def reset_state(self):
         """Keras's trainer resets its metrics at every epoch and evaluation; this state outlives them."""
@@ -45,7 +51,8 @@ class OnlineLabelSmoothingCrossentropy(Crossentropy):
 
     The target of an example with label `y` is `hard * onehot(y) + (1 - hard) * soft[y]`. `soft[y]` is the mean of the probabilities that
     the model gave, in the epoch before, to the examples of class `y` that it got right; a class with none keeps what it had. At
-    first it is uniform. Where uniform label smoothing treats all wrong classes alike, this gives similar classes more.
+    first it is uniform. An ignored class has no share in it. Where uniform label smoothing treats all wrong classes alike, this gives
+    similar classes more.
 
     An epoch ends where `next_epoch()` is called: `keras_reg.callbacks.OnlineLabelSmoothing` does it in `fit`, which without it
     goes on with uniform labels. The soft labels are saved with a compiled model and restored.
@@ -99,7 +106,10 @@ class OnlineLabelSmoothingCrossentropy(Crossentropy):
         self.from_logits = boolean(from_logits, "from_logits")
         self.ignore_class = None if ignore_class is None else int(ignore_class)
         self._mask = None
-        self.state = SoftLabels(self.num_classes, self.dtype, f"{name}_state")
+        self._allowed = np.arange(num_classes) != self.ignore_class
+        if not self._allowed.any():
+            raise ValueError(f"Argument `ignore_class` must leave a class. Received: num_classes=1, ignore_class={ignore_class}")
+        self.state = SoftLabels(self._allowed / self._allowed.sum(), self.dtype, f"{name}_state")
 
     @property
     def soft_labels(self) -> np.ndarray:
@@ -108,7 +118,9 @@ class OnlineLabelSmoothingCrossentropy(Crossentropy):
 
     def next_epoch(self) -> None:
         """Make soft labels of what was collected since the last call, and start to collect anew."""
-        sums = ops.convert_to_numpy(self.state.sums)
+        if self.state.sums._value is None:  # JAX's trainer has it
+            raise ValueError("Within an epoch of `fit` on JAX call `model.jax_state_sync()` before `next_epoch()`.")
+        sums = ops.convert_to_numpy(self.state.sums) * self._allowed
         total = sums.sum(axis=1, keepdims=True)
         self.state.table.assign(np.where(total > 0, sums / np.where(total > 0, total, 1), self.soft_labels))
         self.discard()
@@ -129,6 +141,8 @@ class OnlineLabelSmoothingCrossentropy(Crossentropy):
             self._mask = None
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
+        for model in running_models():
+            self.state.join(model)  # Keras builds a model's loss before it gathers the state of its steps
         y_pred, dtype = widen(y_pred, "y_pred")
         y_true = y_true if isinstance(y_true, KerasTensor) else ops.convert_to_tensor(y_true)
         y_true, y_pred, dense = classes_last(y_true, y_pred, self.axis, one_class_is_labels=self.ignore_class is not None)

@@ -10,14 +10,15 @@ from keras_reg._keras import mask_of
 from keras_reg._labels import checked_ids, classes_last, fits
 from keras_reg._registration import register
 from keras_reg._validation import boolean, one_of, whole_number
-from keras_reg.backend import can_be_seen, nan_where
+from keras_reg.backend import can_be_seen, nan_where, replicas
 from keras_reg.ops.dtypes import widen
 
 BINNINGS = ("equal_width", "equal_mass")
 TOLERANCE = 0.01  # of probabilities in half precision
-CELLS = 2048
+CELLS = 4096
+"""Bins of equal mass are put together from cells: distinct confidences while there are so many examples at most, then as many steps on the
+scale of log-odds, which are as fine near 1, where confidences crowd, as elsewhere."""
 LOG_ODDS = (-12.0, 17.0)
-"""Bins of equal mass are put together from cells on the scale of log-odds: as fine near 1, where confidences crowd, as elsewhere."""
 
 
 @register
@@ -34,9 +35,10 @@ class ExpectedCalibrationError(keras.metrics.Metric):
 
     Args:
         num_bins: Number of bins.
-        binning: `"equal_width"`: bins divide [0, 1] evenly. `"equal_mass"`: each holds about the same weight of examples, which wastes
-            none where nobody is; their edges are chosen among those of 2,048 cells, fine enough to move the error by less than 0.001
-            unless many confidences are alike.
+        binning: `"equal_width"`: bins divide [0, 1] evenly. `"equal_mass"`: each holds the same weight of examples, which wastes none
+            where nobody is. An example is in the bin where the middle of its weight is, by the order of confidences, and those of one
+            confidence in one bin. Beyond 4,096 examples (and under `tf.distribute`) edges are chosen among those of 4,096 cells instead:
+            the error moves by at most twice the share of the examples in cells that the exact edges would divide.
         from_logits: Whether `y_pred` holds logits rather than probabilities, which are scaled to sum to 1.
         ignore_class: A class id, of a class or not. Examples with this label do not count.
         axis: The class axis of `y_pred`.
@@ -95,6 +97,9 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         wide = "float64" if self.dtype == "float64" else "float32"
         # Of each cell: its weight, and weighted by it the confidence and the number of right predictions.
         self.sums = self.add_variable((cells, 3), initializer="zeros", dtype=wide, name="sums")
+        if binning == "equal_mass":
+            self.first = self.add_variable((cells, 3), initializer="zeros", dtype=wide, name="first_examples")
+            self.number = self.add_variable((), initializer="zeros", dtype=wide, name="number_of_examples")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Count a batch."""
@@ -130,9 +135,11 @@ class ExpectedCalibrationError(keras.metrics.Metric):
             weight = nan_where(ops.logical_and(missing, ops.not_equal(weight, 0)), weight)
         # Whatever stands where nothing counts, a NaN as well, leaves no trace.
         confidence = ops.where(ops.equal(weight, 0), ops.zeros_like(confidence), confidence)
-        values = ops.stack([ops.reshape(value, (-1,)) for value in (weight, weight * confidence, weight * right)], axis=-1)
+        examples = ops.stack([ops.reshape(value, (-1,)) for value in (weight, confidence, right)], axis=-1)
+        if self.binning == "equal_mass":
+            self._keep(examples)
         cell = ops.reshape(self.cell(confidence), (-1,))
-        self.sums.assign_add(ops.segment_sum(values, cell, num_segments=self.sums.shape[0]))
+        self.sums.assign_add(ops.segment_sum(_weighted(examples), cell, num_segments=self.sums.shape[0]))
 
     def like_positions(self, factor: Any, positions: Any) -> Any:
         """Weights with one more axis of length 1, or with fewer axes, as Keras takes them."""
@@ -157,14 +164,35 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         place = ops.where(ops.isnan(place), ops.zeros_like(place), place)
         return ops.cast(ops.clip(place, 0, self.sums.shape[0] - 1), "int32")
 
+    def _keep(self, examples: Any) -> None:
+        """The first examples that count, in the order in which they come."""
+        counts = ops.not_equal(examples[:, 0], 0)
+        place = ops.cast(self.number, "int32") + ops.cumsum(ops.cast(counts, "int32")) - 1
+        place = ops.where(ops.logical_and(counts, place < CELLS), place, CELLS)
+        self.first.assign_add(ops.segment_sum(examples, place, num_segments=CELLS + 1)[:CELLS])
+        # Several replicas would write to the same places.
+        added = ops.sum(ops.cast(counts, self.number.dtype)) if replicas() == 1 else CELLS + 1.0
+        self.number.assign(ops.minimum(self.number + added, CELLS + 1.0))
+
+    def _cells(self) -> Any:
+        """What bins of equal mass are put together from, in the order of confidences."""
+        first = ops.convert_to_tensor(self.first)
+        first = ops.take(first, ops.argsort(first[:, 1]), axis=0)
+        others = ops.cast(ops.not_equal(first[1:, 1], first[:-1, 1]), "int32")
+        distinct = ops.concatenate([ops.zeros((1,), "int32"), ops.cumsum(others)])
+        exact = ops.segment_sum(_weighted(first), distinct, num_segments=CELLS)
+        return ops.where(self.number <= CELLS, exact, ops.convert_to_tensor(self.sums))
+
     def bins(self) -> Any:
         """`(num_bins, 3)`: of each bin its weight, mean confidence and accuracy (with `class_id`: the share of that class); zeros where a
         bin is empty."""
-        sums = ops.convert_to_tensor(self.sums)
-        if self.binning == "equal_mass":
+        if self.binning == "equal_width":
+            sums = ops.convert_to_tensor(self.sums)
+        else:
+            sums = self._cells()
             upto = ops.cumsum(sums[:, 0])
-            middle = upto - sums[:, 0] / 2
-            place = ops.divide_no_nan(middle, upto[-1]) * self.num_bins
+            place = ops.divide_no_nan(upto - sums[:, 0] / 2, upto[-1]) * self.num_bins
+            place = ops.where(ops.isnan(place), ops.zeros_like(place), place)
             sums = ops.segment_sum(sums, ops.cast(ops.clip(place, 0, self.num_bins - 1), "int32"), num_segments=self.num_bins)
         weight = sums[:, :1]
         return ops.concatenate([weight, ops.divide_no_nan(sums[:, 1:], weight)], axis=-1)
@@ -177,6 +205,12 @@ class ExpectedCalibrationError(keras.metrics.Metric):
     def get_config(self) -> dict:
         names = ("num_bins", "binning", "from_logits", "ignore_class", "axis", "class_id")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def _weighted(examples: Any) -> Any:
+    """Of weights, confidences and whether right: the weights, and weighted by them the others."""
+    weight = examples[:, :1]
+    return ops.concatenate([weight, weight * examples[:, 1:]], axis=-1)
 
 
 def is_binary(y_true: Any, y_pred: Any) -> bool:
