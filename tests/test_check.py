@@ -455,3 +455,17 @@ def test_a_proximal_penalty_on_activities_is_named():
     (finding,) = check(model).findings
     assert (finding.kind, finding.weights, finding.sure) == ("activity", ("hidden",), True)
     assert "a prox is for weights" in finding.message
+
+
+class Unregistered(L1):
+    pass
+
+
+def test_a_penalty_that_keras_does_not_know_is_found():
+    """No saved model with it can be loaded."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, name="hidden")])
+    with pytest.warns(UserWarning, match="Unregistered is not registered with Keras"):
+        attach(model, Unregistered(0.1))
+    assert [(finding.kind, finding.weights) for finding in check(model).findings] == [("unregistered", ("hidden/kernel",))]
+    with keras.saving.custom_object_scope({"Unregistered": Unregistered}):
+        assert not check(model).findings

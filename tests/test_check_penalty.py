@@ -1,5 +1,6 @@
 """`check_penalty` catches small planted faults, each by the law it breaks."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -47,7 +48,7 @@ class GroupStrengthWithoutSize(GroupLasso):
 
 class ForgetsItsGamma(MCP):
     def get_config(self):
-        return {"strength": self.strength}
+        return {"strength": self.strength, "proximal": self.proximal}
 
 
 class TensorConfig(L1):
@@ -102,9 +103,8 @@ class ClaimsConvexity(MCP):
 
 
 class NoProxButAccepted(HoyerSquare):
-    def __init__(self, strength, proximal=False):
-        Penalty.__init__(self, proximal)
-        self.strength = strength
+    def prox(self, w, step):
+        raise NotImplementedError
 
 
 class HardForLasso(L1):
@@ -196,27 +196,148 @@ def test_a_planted_fault_is_caught_by_its_law(penalty, law):
     assert len(message) < 2500
 
 
-class Huber(Penalty):
-    """A user's own penalty, with only what it has."""
+def registered(cls):
+    return keras.saving.register_keras_serializable("tests")(cls)
+
+
+@registered
+class Own(Penalty):
+    """A user's own penalty, with all that has to be written."""
 
     convex = True
 
-    def __init__(self, strength, proximal=False):
+    def __init__(self, strength=0.3, proximal=False):
         super().__init__(proximal)
         self.strength = strength
-        if proximal:
-            raise ValueError("no prox")
 
     def value(self, w):
-        size = ops.absolute(w)
-        return self.strength * ops.sum(ops.where(size < 1, size**2 / 2, size - 0.5))
+        return self.strength * ops.sum(ops.absolute(w))
+
+    def prox(self, w, step):
+        return soft_threshold(w, step * self.strength)
 
     def get_config(self):
-        return {"strength": self.strength, **super().get_config()}
+        return {"strength": self.strength, "proximal": self.proximal}
 
 
-def test_a_partial_penalty_of_the_users_own_passes():
-    check_penalty(Huber(0.3), (5, 2))
+@registered
+class WithoutProx(Own):
+    prox = Penalty.prox
+
+
+class NotRegistered(Own):
+    pass
+
+
+@registered
+class NoProximalInTheConfig(Own):
+    def get_config(self):
+        return {"strength": self.strength}
+
+
+@registered
+class StrengthByAnotherName(Own):
+    strength_names = ("lam",)
+
+    def __init__(self, lam=0.3, proximal=False):
+        Penalty.__init__(self, proximal)
+        self.lam = lam
+
+    def value(self, w):
+        return self.lam * ops.sum(ops.absolute(w))
+
+    def get_config(self):
+        return {"lam": self.lam, "proximal": self.proximal}
+
+
+@registered
+class NamesAnotherStrength(Own):
+    strength_names = ("lam",)
+
+
+@registered
+class AVector(Own):
+    def value(self, w):
+        return self.strength * ops.absolute(w)
+
+
+@registered
+class TooMuchInTheConfig(Own):
+    def get_config(self):
+        return {**super().get_config(), "extra": 1}
+
+
+@registered
+class ConstructorWithoutProximal(Own):
+    def __init__(self, strength=0.3):
+        super().__init__(strength)
+
+
+@registered
+class WithoutTheBaseConstructor(Own):
+    def __init__(self, strength=0.3, proximal=False):
+        self.strength = strength
+
+
+@registered
+class KeepsWhatFollowsTheStrength(Own):
+    def __init__(self, strength=0.3, proximal=False):
+        super().__init__(strength, proximal)
+        self.half = strength / 2
+
+    def value(self, w):
+        return 2 * self.half * ops.sum(ops.absolute(w))
+
+
+@registered
+class NumPyInTheValue(Own):
+    def value(self, w):
+        return self.strength * ops.sum(ops.convert_to_tensor(np.abs(np.array(w))))
+
+
+@registered
+class FloatOfTheStep(Own):
+    def prox(self, w, step):
+        return super().prox(w, float(step))
+
+
+@pytest.mark.parametrize("kind", [Own, WithoutProx])
+def test_a_penalty_of_the_users_own_passes(kind):
+    check_penalty(kind(), (5, 2))
+    if kind is WithoutProx:
+        with pytest.raises(ValueError, match="`proximal` must be False for WithoutProx, which has no prox"):
+            kind(proximal=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (NotRegistered, "register_keras_serializable"),
+        (NoProximalInTheConfig, "get_config has no `proximal`"),
+        (StrengthByAnotherName, "no number as its `strength`"),
+        (NamesAnotherStrength, "get_config has no lam"),
+        (AVector, "a sum, a scalar"),
+        (TooMuchInTheConfig, "its constructor does not take what get_config gives"),
+        (ConstructorWithoutProximal, "its constructor does not take what get_config gives"),
+        (WithoutTheBaseConstructor, r"calls `super().__init__(proximal)`"),
+        (KeepsWhatFollowsTheStrength, "the constructor keeps what follows it"),
+        (NumPyInTheValue, "use `keras.ops` alone"),
+        (FloatOfTheStep, "use `keras.ops` alone"),
+    ],
+)
+def test_whoever_forgets_something_is_told(kind, said):
+    if kind is NumPyInTheValue and keras.backend.backend() == "torch":
+        said = "gradient"  # nothing is compiled there: NumPy cuts the gradient off
+    with pytest.raises(AssertionError) as error:
+        check_penalty(kind(), (4, 3))
+    assert said in str(error.value)
+    assert kind.__name__ in str(error.value)
+
+
+@pytest.mark.parametrize(("shape", "error"), [(4, TypeError), ((), TypeError), ((0, 3), ValueError), ((2.5,), ValueError)], ids=str)
+def test_shapes(shape, error):
+    with pytest.raises(error, match="`shape` must be a"):
+        check_penalty(Own(), shape)
 
 
 def test_it_takes_penalties_only():

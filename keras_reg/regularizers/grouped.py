@@ -17,7 +17,7 @@ from keras_reg.ops.groups import group_axes, group_size, scaled
 from keras_reg.regularizers.arguments import largest_magnitude, pair
 from keras_reg.regularizers.convex import L1
 from keras_reg.regularizers.entrywise import prox_is_ours
-from keras_reg.regularizers.hoyer import HoyerSquare, refuse_proximal
+from keras_reg.regularizers.hoyer import HoyerSquare
 from keras_reg.regularizers.penalty import Penalty
 
 
@@ -331,8 +331,8 @@ class GroupHoyerSquare(Grouped):
 
     def __init__(self, strength: float, axis: int | tuple[int, ...] = -1, proximal: bool = False):
         super().__init__(HoyerSquare(strength), axis, size_weights=False)
-        self.proximal = boolean(proximal, "proximal")
-        refuse_proximal(self)
+        if boolean(proximal, "proximal"):
+            raise ValueError("Argument `proximal` must be False for GroupHoyerSquare, which has no prox. Received: proximal=True")
 
     def with_strength(self, strength: float) -> "GroupHoyerSquare":
         return Penalty.with_strength(self, strength)

@@ -12,13 +12,6 @@ from keras_reg.regularizers.arguments import pair
 from keras_reg.regularizers.penalty import Penalty
 
 
-def refuse_proximal(penalty: Penalty) -> None:
-    if penalty.proximal:
-        raise ValueError(
-            f"Argument `proximal` must be False for {type(penalty).__name__}, whose prox has no closed form. Received: proximal=True"
-        )
-
-
 @register
 class HoyerSquare(Penalty):
     """`strength * (sum |w|)**2 / sum(w**2)`, between `strength` (one non-zero weight) and `strength * w.size` (all of equal size).
@@ -44,7 +37,6 @@ class HoyerSquare(Penalty):
     def __init__(self, strength: float, proximal: bool = False):
         super().__init__(proximal)
         self.strength = non_negative(strength, "strength")
-        refuse_proximal(self)
 
     def value(self, w: Any) -> Any:
         total, length = _norms(w)

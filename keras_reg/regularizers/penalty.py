@@ -16,8 +16,16 @@ from keras_reg.ops.dtypes import widen
 class Penalty(keras.regularizers.Regularizer):
     """Base of all penalties: a Keras regularizer that also knows its proximal map.
 
-    A subclass writes `value(w)` and `get_config()`, and as much of the rest of the contract as it has:
-    `prox`, `subdiff_distance`, `strength_max`. `keras_reg.testing.check_penalty` checks what is there.
+    A subclass is registered with Keras (`keras.saving.register_keras_serializable`), has the arguments `strength` and `proximal`, calls
+    this constructor, and writes
+
+    - `value(w)`, with `keras.ops` alone: it is compiled;
+    - `get_config()`, with the arguments of its constructor;
+    - as much of the rest of the contract as it has: `prox(w, step)`, `subdiff_distance`, `strength_max`. Without a `prox`,
+      `proximal=True` is refused.
+
+    Nothing that depends on a strength may be computed in the constructor: strengths move, and may be tensors in `value` and `prox`.
+    `keras_reg.testing.check_penalty` names what has been forgotten.
 
     Args:
         proximal: `False` (default): an ordinary Keras regularizer, whose gradient joins that of the loss.
@@ -35,7 +43,9 @@ class Penalty(keras.regularizers.Regularizer):
 
     >>> import keras
     >>> from keras_reg.regularizers import Penalty
-    >>> class Huber(Penalty):
+    >>> from keras_reg.testing import check_penalty
+    >>> @keras.saving.register_keras_serializable("my_package")
+    ... class Huber(Penalty):
     ...     convex = radial = True
     ...     def __init__(self, strength, proximal=False):
     ...         super().__init__(proximal)
@@ -47,6 +57,7 @@ class Penalty(keras.regularizers.Regularizer):
     ...         return {"strength": self.strength, "proximal": self.proximal}
     >>> float(Huber(0.5)([3.0, -1.0, 0.0]))
     1.5
+    >>> check_penalty(Huber(0.5), shape=(4, 3))
     """
 
     convex: bool = False
@@ -56,6 +67,8 @@ class Penalty(keras.regularizers.Regularizer):
 
     def __init__(self, proximal: bool = False):
         self.proximal = boolean(proximal, "proximal")
+        if self.proximal and type(self).prox is Penalty.prox:
+            raise ValueError(f"Argument `proximal` must be False for {type(self).__name__}, which has no prox. Received: proximal=True")
 
     # What a subclass writes.
 

@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from keras_reg._validation import received, whole_number
 from keras_reg.regularizers import Penalty
 from keras_reg.testing.prox_laws import PROX_LAWS
 from keras_reg.testing.samples import Case
-from keras_reg.testing.value_laws import VALUE_LAWS
+from keras_reg.testing.value_laws import VALUE_LAWS, is_registered
 
-LAWS: tuple[Callable[[Case], Iterator[str]], ...] = VALUE_LAWS + PROX_LAWS
+LAWS: tuple[Callable[[Case], Iterator[str]], ...] = (*VALUE_LAWS, *PROX_LAWS, is_registered)
 
 
 def check_penalty(penalty: Penalty, shape: tuple[int, ...], seed: int = 0) -> None:
@@ -18,6 +19,8 @@ def check_penalty(penalty: Penalty, shape: tuple[int, ...], seed: int = 0) -> No
     What a penalty does not define (its `prox`, `subdiff_distance` or `strength_max` raises `NotImplementedError`) is not
     checked; a penalty without a prox must refuse `proximal=True`. The laws:
 
+    - what a subclass writes is there: `strength`, `proximal`, both in the config that its constructor takes, a scalar value, and a strength
+      that can be moved; its class is registered with Keras;
     - config: plain Python values, an exact round trip, the caller's dict untouched;
     - value: a finite scalar in the dtype of the weights, the same compiled as not, 0 at strength 0, convex where it says so;
     - gradient: finite at zero vectors and zero groups, at subnormal and at huge weights; agrees with `subdiff_distance`;
@@ -39,10 +42,12 @@ def check_penalty(penalty: Penalty, shape: tuple[int, ...], seed: int = 0) -> No
 
     Example:
 
+    >>> import keras
     >>> from keras_reg.regularizers import SCAD
     >>> from keras_reg.testing import check_penalty
     >>> check_penalty(SCAD(0.1), shape=(4, 3))
-    >>> class Doubled(SCAD):
+    >>> @keras.saving.register_keras_serializable("my_package")
+    ... class Doubled(SCAD):
     ...     def __call__(self, w):
     ...         return 2 * super().__call__(w)
     >>> check_penalty(Doubled(0.1), shape=(4, 3))
@@ -52,9 +57,27 @@ def check_penalty(penalty: Penalty, shape: tuple[int, ...], seed: int = 0) -> No
     """
     if not isinstance(penalty, Penalty):
         raise TypeError(f"Argument `penalty` must be an instance of keras_reg.regularizers.Penalty. Received: penalty={penalty!r}")
+    if not isinstance(shape, (tuple, list)) or not shape:
+        raise TypeError(f"Argument `shape` must be a tuple of whole numbers, such as (4, 3). {received(shape, 'shape')}")
+    shape = tuple(whole_number(length, "shape", at_least=1) for length in shape)
     for law in LAWS:
         # Each law has random numbers of its own, so that one law's counterexample does not depend on the others.
-        case = Case(penalty, tuple(shape), np.random.default_rng(seed))
-        for broken in law(case):
+        case = Case(penalty, shape, np.random.default_rng(seed))
+        for broken in _counterexamples(law, case):
             name = law.__doc__.strip().rstrip(".")
-            raise AssertionError(f"{penalty!r} breaks the law '{name[0].lower()}{name[1:]}': {broken}")
+            raise AssertionError(f"{_shown(penalty)} breaks the law '{name[0].lower()}{name[1:]}': {broken}")
+
+
+def _counterexamples(law: Callable[[Case], Iterator[str]], case: Case) -> Iterator[str]:
+    try:
+        yield from law(case)
+    except Exception as error:  # of the user's code
+        said = " ".join(str(error).split())[:300]
+        yield f"it raised {type(error).__name__}: {said} (`value` and `prox` take tensors and use `keras.ops` alone)"
+
+
+def _shown(penalty: Penalty) -> str:
+    try:
+        return repr(penalty)
+    except Exception:  # which needs a config
+        return type(penalty).__name__

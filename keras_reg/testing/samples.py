@@ -70,9 +70,14 @@ class Case:
 
 def defined(method: Any, *arguments: Any) -> Any:
     """What the method returns, or None where it is not defined."""
+    return defined_or(NotImplementedError, method, *arguments)
+
+
+def defined_or(error: type, method: Any, *arguments: Any) -> Any:
+    """What the method returns, or None where it raises this."""
     try:
         return method(*arguments)
-    except NotImplementedError:
+    except error:
         return None
 
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import numbers
 from collections.abc import Iterator
 
 import keras
@@ -10,7 +11,56 @@ import numpy as np
 from keras import ops
 
 from keras_reg.testing.autodiff import compiled
-from keras_reg.testing.samples import Case, defined, show
+from keras_reg.testing.samples import Case, defined, defined_or, show
+
+
+def written(case: Case) -> Iterator[str]:
+    """What a subclass of Penalty writes is there."""
+    penalty, kind = case.penalty, type(case.penalty)
+    if not isinstance(getattr(penalty, "proximal", None), bool):
+        yield "it has no `proximal`: its constructor calls `super().__init__(proximal)`."
+        return
+    if not isinstance(getattr(penalty, "strength", None), numbers.Real):
+        yield "it has no number as its `strength`, under which it is moved and shown: an attribute, or a property."
+        return
+    config = penalty.get_config()
+    lacking = [name for name in kind.strength_names if name not in config]
+    if lacking:
+        yield f"get_config has no {', '.join(lacking)}, which `strength_names` says are its strengths: {config}."
+        return
+    if "proximal" not in config and not kind.constraint:
+        yield f"get_config has no `proximal`, so that copies and saved ones lose it: {config}."
+        return
+    try:
+        kind.from_config(dict(config))
+    except TypeError as error:
+        yield f"its constructor does not take what get_config gives, {config}: {error}."
+        return
+    w = case.normal()
+    if tuple(case.call(w).shape) != ():
+        yield f"weights of shape {case.shape} give a value of shape {tuple(case.call(w).shape)}, and it has to be a sum, a scalar."
+
+
+def strength_moves(case: Case) -> Iterator[str]:
+    """The strength can be moved, to a number and to a tensor."""
+    penalty, kind, w = case.penalty, type(case.penalty), case.normal()
+    target = 0.5 if kind.constraint else 2 * penalty.strength or 1.0
+    set_to = defined_or(ValueError, penalty.with_strength, target)
+    if set_to is None:  # several strengths without a ratio
+        return
+    if not math.isclose(set_to.strength, target, rel_tol=1e-6):
+        yield f"with_strength({target}) has the strength {set_to.strength}."
+    by_tensor = penalty.at_strength(ops.convert_to_tensor(target, "float32"))
+    values = [float(ops.convert_to_numpy(case.call(w, one))) for one in (set_to, by_tensor)]
+    if not math.isclose(*values, rel_tol=1e-4, abs_tol=1e-7):
+        yield f"at strength {target} it is {values[0]}, and {values[1]} where that was moved to: the constructor keeps what follows it."
+
+
+def is_registered(case: Case) -> Iterator[str]:
+    """Its class is registered with Keras."""
+    kind = type(case.penalty)
+    if keras.saving.get_registered_object(keras.saving.get_registered_name(kind)) is not kind:
+        yield "saved models with it cannot be loaded, nor cloned: put `@keras.saving.register_keras_serializable(package)` above the class."
 
 
 def config_round_trip(case: Case) -> Iterator[str]:
@@ -160,7 +210,9 @@ def compiled_once(case: Case) -> Iterator[str]:
 
 
 VALUE_LAWS = (
+    written,
     config_round_trip,
+    strength_moves,
     scalar_value,
     value_compiled,
     compiled_once,

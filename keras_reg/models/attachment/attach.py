@@ -1,5 +1,6 @@
 """Penalties put on, and taken off, a model that exists already."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ import keras
 from keras_reg._validation import boolean
 from keras_reg.models.attachment.assignment import Assignment, own_copy
 from keras_reg.models.attachment.changes import Change, Changes
-from keras_reg.models.attachment.mistakes import describe, does_nothing
+from keras_reg.models.attachment.mistakes import describe, does_nothing, is_registered
 from keras_reg.models.attachment.rebuilt import same_regularizer
 from keras_reg.models.attachment.structural_parts import structural_parts
 from keras_reg.models.compaction.compact import structural_groups
@@ -110,6 +111,12 @@ def attach(
         )
     assignment = Assignment(model, wanted, lasting)
     assignment.apply()
+    for name in sorted({type(one).__name__ for one in given.values() if one is not None and lasting and not is_registered(one)}):
+        warnings.warn(
+            f"{name} is not registered with Keras: a saved model with it can be loaded with `custom_objects` alone. Put "
+            "`@keras.saving.register_keras_serializable(package)` above the class.",
+            stacklevel=2,
+        )
     return _changes(rows, assignment)
 
 

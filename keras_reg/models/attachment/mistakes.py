@@ -46,6 +46,11 @@ KINDS = {
         "`attach` the same penalty again, which keeps it",
         True,
     ),
+    "unregistered": (
+        "a penalty whose class is not registered with Keras: no saved model with it can be loaded, or cloned",
+        "`@keras.saving.register_keras_serializable(package)` above the class",
+        True,
+    ),
     "frozen": ("frozen, so that its penalty is no part of the loss", "make it trainable, or `detach` it", True),
     "no-op": ("all strengths are 0 (as those of the string 'l1l2' are)", "give a strength, as in `L1L2(l1=1e-5, l2=1e-4)`", True),
     "unapplied": (
@@ -122,6 +127,8 @@ def _of_weight(variable: Any, owner: Any, optimizer: Any, proximal: list, base: 
     if does_nothing(regularizer):
         yield "no-op"
         return
+    if not is_registered(regularizer):
+        yield "unregistered"
     if isinstance(regularizer, StructuralGroupLasso):
         pass  # of all that makes a unit, biases and normalization are a part
     elif "Norm" in type(owner).__name__:
@@ -204,6 +211,13 @@ def describe(regularizer: Any) -> str:
         return repr(regularizer)
     arguments = (f"{k}={v:g}" if isinstance(v, float) else f"{k}={v!r}" for k, v in regularizer.get_config().items())
     return f"{regularizer.__class__.__name__}({', '.join(arguments)})"
+
+
+def is_registered(regularizer: Any) -> bool:
+    """Whether Keras knows its class, now: as a custom object too."""
+    kind = regularizer.__class__
+    known = keras.saving.get_registered_object(keras.saving.get_registered_name(kind))
+    return known is kind or kind.__module__.split(".")[0] == "keras"
 
 
 def does_nothing(regularizer: Any) -> bool:
