@@ -369,7 +369,8 @@ def test_diagram_shows_the_bins(tmp_path):
     bins = ops.convert_to_numpy(metric.bins())
     weight, confidence, accuracy = bins[bins[:, 0] > 0].T
     bars, gaps = top.containers
-    np.testing.assert_allclose([bar.get_x() + bar.get_width() / 2 for bar in bars], confidence, rtol=1e-6)
+    np.testing.assert_allclose([bar.get_x() for bar in bars], np.flatnonzero(bins[:, 0]) / 10, rtol=1e-6)
+    np.testing.assert_allclose([bar.get_width() for bar in bars], 0.1, rtol=1e-6)
     np.testing.assert_allclose([bar.get_height() for bar in bars], accuracy, rtol=1e-6)
     np.testing.assert_allclose([bar.get_y() + bar.get_height() for bar in gaps], confidence, rtol=1e-6)
     np.testing.assert_allclose([bar.get_height() for bar in bottom.containers[0]], weight / weight.sum(), rtol=1e-6)
@@ -380,6 +381,12 @@ def test_diagram_shows_the_bins(tmp_path):
     assert (tmp_path / "figure.png").stat().st_size > 5000
     alone = reliability_diagram(y, z, from_logits=True, binning="equal_mass")
     assert alone.axes[0].get_title().startswith("ECE 0.")
+    bars = alone.axes[0].containers[0]
+    confidence = np.sort(p.max(-1))
+    ends = np.array([[bar.get_x(), bar.get_x() + bar.get_width()] for bar in bars])
+    np.testing.assert_allclose(ends[1:, 0], ends[:-1, 1], rtol=1e-6)  # beside one another
+    np.testing.assert_allclose(ends[[0, -1], [0, 1]], confidence[[0, -1]], rtol=1e-5)
+    np.testing.assert_allclose(ends[1:, 0], [(confidence[k - 1] + confidence[k]) / 2 for k in range(40, 600, 40)], rtol=1e-5)
 
 
 def test_diagram_of_a_binary_classifier():
@@ -392,7 +399,7 @@ def test_diagram_of_a_binary_classifier():
         top, _ = figure.axes
         bars = top.containers[0]
         np.testing.assert_allclose([bar.get_height() for bar in bars], share[weight > 0], rtol=1e-6)
-        np.testing.assert_allclose([bar.get_x() + bar.get_width() / 2 for bar in bars], probability[weight > 0], rtol=1e-6)
+        assert all(bar.get_x() <= mean <= bar.get_x() + bar.get_width() for bar, mean in zip(bars, probability[weight > 0], strict=True))
         assert {text for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel())} == labels | {"share"}
         assert top.get_title() == f"ECE {value(metric):.3f}"
 

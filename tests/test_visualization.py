@@ -13,7 +13,15 @@ from matplotlib.figure import Figure
 from keras_reg.callbacks import WeightHistogram
 from keras_reg.callbacks.event_file import read_histograms
 from keras_reg.regularizers import L1, L2, MCP, GroupLasso
-from keras_reg.visualization import kernel_heatmap, landscape, strength_curve, weight_histograms, weight_ridges
+from keras_reg.visualization import (
+    kernel_heatmap,
+    landscape,
+    reliability_diagram,
+    strength_curve,
+    style,
+    weight_histograms,
+    weight_ridges,
+)
 from keras_reg.visualization.landscape import minimum
 from keras_reg.visualization.style import COLOURS
 
@@ -77,7 +85,7 @@ def test_weight_histograms_of_models():
     check_figure(figure, axes=False)
 
 
-@pytest.mark.parametrize(("models", "error"), [({}, TypeError), ([1.0], TypeError), ({"a": [np.array([np.nan])]}, ValueError)])
+@pytest.mark.parametrize(("models", "error"), [({}, ValueError), ([1.0], TypeError), ({"a": [np.array([np.nan])]}, ValueError)])
 def test_weight_histograms_refuses(models, error):
     with pytest.raises(error, match="Argument `models`"):
         weight_histograms(models)
@@ -94,7 +102,7 @@ def test_kernel_heatmap(shape, axis):
     figure = kernel_heatmap(kernel, axis)
     check_figure(figure)
     groups = int(np.prod([shape[a] for a in index]))
-    assert figure.legends[0].get_texts()[0].get_text() == f"zero groups: 1 of {groups} (axis {axis})"
+    assert figure.axes[0].get_legend().get_texts()[0].get_text() == f"zero groups: 1 of {groups} (axis {axis})"
     weights, dead = (image.get_array() for image in figure.axes[0].images)
     assert weights.shape == dead.shape == (kernel.size // shape[-1], shape[-1])
     marked = ~np.ma.getmaskarray(dead)
@@ -107,9 +115,9 @@ def test_kernel_heatmap(shape, axis):
 def test_kernel_heatmap_of_a_variable():
     model = keras.Sequential([keras.Input((8,)), layers.Dense(6, kernel_regularizer=GroupLasso(0.1, axis=-2), name="dense")])
     figure = kernel_heatmap(model.layers[0].kernel)
-    assert figure.legends[0].get_texts()[0].get_text() == "zero groups: 0 of 8 (axis -2)"
+    assert figure.axes[0].get_legend().get_texts()[0].get_text() == "zero groups: 0 of 8 (axis -2)"
     assert figure.axes[0].get_title().endswith("dense/kernel")
-    with pytest.raises(ValueError, match="`kernel` must have at least two axes"):
+    with pytest.raises(ValueError, match="`kernel` must have numbers, along at least two axes"):
         kernel_heatmap(model.layers[0].bias)
 
 
@@ -174,7 +182,10 @@ def test_landscape():
     ("arguments", "error", "message"),
     [
         ({"penalties": [keras.regularizers.L1(0.1)]}, TypeError, "`penalties` must hold penalties of keras_reg"),
-        ({"optimum": (1, 2, 3)}, ValueError, "`optimum` must hold two numbers"),
+        ({"penalties": []}, ValueError, "`penalties` must hold at least one"),
+        ({"optimum": (1, 2, 3)}, ValueError, "`optimum` must hold two finite numbers"),
+        ({"optimum": (np.nan, 1)}, ValueError, "`optimum` must hold two finite numbers"),
+        ({"hessian": ((np.inf, 0), (0, 1))}, ValueError, "`hessian` must be a symmetric, positive definite"),
         ({"hessian": ((1, 0), (0, -1))}, ValueError, "`hessian` must be a symmetric, positive definite"),
     ],
 )
@@ -202,5 +213,76 @@ def test_strength_curve():
 
 def test_without_matplotlib(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match="Pictures need the package matplotlib"):
-        weight_histograms({"a": np.ones(3)})
+    monkeypatch.setattr(style, "_picture_class", style._picture_class.__wrapped__)
+    for draw in (lambda: weight_histograms({"a": np.ones(3)}), lambda: reliability_diagram([0, 1], np.array([[0.5, 0.5]] * 2))):
+        with pytest.raises(ImportError, match="Pictures need the package matplotlib"):
+            draw()
+
+
+DRAWN = {
+    "histograms": (weight_histograms, ({"a": np.ones(3), "b": np.zeros(3)},), 1),
+    "three histograms": (weight_histograms, ({"a": np.ones(3), "b": np.zeros(3), "c": np.ones(2)},), 2),
+    "heatmap": (kernel_heatmap, (np.eye(9),), 1),
+    "landscape": (landscape, (L1(0.5),), 1),
+    "landscapes": (landscape, (), 2),
+    "strengths": (strength_curve, ([1, 2], [0.5, 0.6], [0.1, 0.2]), 2),
+    "reliability": (reliability_diagram, ([0, 1], np.array([[0.7, 0.3]] * 2)), 1),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_on_axes_of_ones_own(name):
+    draw, arguments, number = DRAWN[name]
+    figure = Figure(figsize=(5 * number, 4), layout="constrained")
+    axes = figure.subplots(1, number, squeeze=False).ravel()
+    assert draw(*arguments, ax=axes if number > 1 else axes[0]) is figure
+    check_figure(figure, axes=False)
+    assert all(one.has_data() for one in axes)
+    with pytest.raises(ValueError, match="`ax` must be"):
+        draw(*arguments, ax=[*axes, axes[0]])
+    with pytest.raises(ValueError, match="`ax` must be"):
+        draw(*arguments, ax=figure)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_figure_shows_itself_and_legends_cover_nothing(name):
+    draw, arguments, _ = DRAWN[name]
+    figure = draw(*arguments)
+    assert figure._repr_png_()[1:4] == b"PNG"
+    figure.canvas.draw()
+    inside = figure.bbox
+    for legend in [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]:
+        box = legend.get_window_extent()
+        assert box.x0 >= inside.x0 - 1
+        assert box.x1 <= inside.x1 + 1
+        if name != "strengths":
+            assert not any(box.overlaps(axes.get_window_extent()) for axes in figure.axes if axes.get_visible())
+
+
+def test_long_names_fit_and_ticks_are_whole():
+    name = "a model with a name that is much longer than any legend"
+    figure = weight_histograms({name: np.ones(3), name + "!": np.zeros(3)})
+    figure.canvas.draw()
+    assert figure.axes[0].get_legend().get_window_extent().x1 <= figure.bbox.x1
+    assert figure.axes[0].title.get_window_extent().x1 <= figure.bbox.x1
+    figure = kernel_heatmap(np.eye(9))
+    figure.canvas.draw()
+    for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis):
+        assert all(float(tick).is_integer() for tick in axis.get_majorticklocs())
+
+
+@pytest.mark.parametrize(
+    ("draw", "error", "message"),
+    [
+        (lambda: kernel_heatmap(layers.Dense(2)), TypeError, "`kernel` must be a variable"),
+        (lambda: kernel_heatmap(np.zeros((5, 0))), ValueError, "`kernel` must have numbers"),
+        (lambda: weight_histograms({"a": np.ones(3)}, bins=0), ValueError, "`bins` must be a whole number of at least 1"),
+        (lambda: weight_histograms({"a": []}), ValueError, "`models` must hold weights"),
+        (lambda: weight_histograms({}), ValueError, "`models` must have at least one model"),
+        (lambda: reliability_diagram([0], [keras.Sequential()]), TypeError, "`y_pred` must hold predictions"),
+        (lambda: reliability_diagram([0, 1], np.array([[1, 0], [0, 1]])), TypeError, "as floats"),
+    ],
+)
+def test_bad_input(draw, error, message):
+    with pytest.raises(error, match=message):
+        draw()

@@ -1,5 +1,6 @@
 """How far the confidence of a classifier is from how often it is right."""
 
+import itertools
 from typing import Any
 
 import keras
@@ -187,15 +188,32 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         """`(num_bins, 3)`: of each bin its weight, mean confidence and accuracy (with `class_id`: the share of that class); zeros where a
         bin is empty."""
         if self.binning == "equal_width":
-            sums = ops.convert_to_tensor(self.sums)
-        else:
-            sums = self._cells()
-            upto = ops.cumsum(sums[:, 0])
-            place = ops.divide_no_nan(upto - sums[:, 0] / 2, upto[-1]) * self.num_bins
-            place = ops.where(ops.isnan(place), ops.zeros_like(place), place)
-            sums = ops.segment_sum(sums, ops.cast(ops.clip(place, 0, self.num_bins - 1), "int32"), num_segments=self.num_bins)
-        weight = sums[:, :1]
-        return ops.concatenate([weight, ops.divide_no_nan(sums[:, 1:], weight)], axis=-1)
+            return _means(ops.convert_to_tensor(self.sums))
+        cells = self._cells()
+        return _means(ops.segment_sum(cells, self._bin_of(cells), num_segments=self.num_bins))
+
+    def _bin_of(self, cells: Any) -> Any:
+        upto = ops.cumsum(cells[:, 0])
+        place = ops.divide_no_nan(upto - cells[:, 0] / 2, upto[-1]) * self.num_bins
+        place = ops.where(ops.isnan(place), ops.zeros_like(place), place)
+        return ops.cast(ops.clip(place, 0, self.num_bins - 1), "int32")
+
+    def edges(self) -> np.ndarray:
+        """`(num_bins, 2)`: from which confidence to which each bin reaches; for bins of equal mass half way to the examples of the next,
+        and NaN where a bin is empty."""
+        if self.binning == "equal_width":
+            ticks = np.arange(self.num_bins + 1) / self.num_bins
+            return np.stack([ticks[:-1], ticks[1:]], axis=-1)
+        cells = self._cells()
+        weight, confidence, _ = ops.convert_to_numpy(_means(cells)).T
+        place = ops.convert_to_numpy(self._bin_of(cells))
+        found = np.full((self.num_bins, 2), np.nan)
+        within = {b: confidence[(place == b) & (weight > 0)] for b in np.unique(place[weight > 0])}
+        for b, values in within.items():
+            found[b] = values.min(), values.max()
+        for one, other in itertools.pairwise(within):
+            found[one, 1] = found[other, 0] = (found[one, 1] + found[other, 0]) / 2
+        return found
 
     def result(self) -> Any:
         """The error of what was counted; 0 of nothing."""
@@ -211,6 +229,12 @@ def _weighted(examples: Any) -> Any:
     """Of weights, confidences and whether right: the weights, and weighted by them the others."""
     weight = examples[:, :1]
     return ops.concatenate([weight, weight * examples[:, 1:]], axis=-1)
+
+
+def _means(sums: Any) -> Any:
+    """The reverse of `_weighted`, for sums."""
+    weight = sums[:, :1]
+    return ops.concatenate([weight, ops.divide_no_nan(sums[:, 1:], weight)], axis=-1)
 
 
 def is_binary(y_true: Any, y_pred: Any) -> bool:

@@ -1,27 +1,36 @@
 """Why some penalties give zeros: two parameters, the ellipses of the data loss, and the diamond or the circle of the penalty."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from keras import ops
 
 from keras_reg.regularizers import L1, L2, Penalty
-from keras_reg.visualization.style import COLOURS, new_figure
+from keras_reg.visualization.style import COLOURS, given_axes, legend_below, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 GRID = 61
 DEFAULT_HESSIAN = ((2.0, 0.6), (0.6, 1.0))
 
 
-def landscape(penalties: Sequence[Penalty] | None = None, optimum: Any = (0.9, 0.25), hessian: Any = DEFAULT_HESSIAN) -> Any:
+def landscape(
+    penalties: Sequence[Penalty] | Penalty | None = None,
+    optimum: Any = (0.9, 0.25),
+    hessian: Any = DEFAULT_HESSIAN,
+    ax: Any = None,
+) -> "Figure":
     """A quadratic data loss of two parameters and the minimum that each penalty moves it to.
 
     The data loss is `(w - optimum) @ hessian @ (w - optimum) / 2`. A penalty sees its weights as a kernel `(2, 1)`: two inputs, one unit.
 
     Args:
-        penalties: Penalties that have a prox, a panel each. Defaults to `L1(0.5)`, the diamond, and `L2(0.5)`, the circle.
+        penalties: Penalties that have a prox, or one, a panel each. Defaults to `L1(0.5)`, the diamond, and `L2(0.5)`, the circle.
         optimum: The two weights that the data alone would choose.
         hessian: The curvature of the data loss: a symmetric, positive definite 2×2 matrix.
+        ax: Matplotlib axes to draw on, one for each penalty, in place of a figure of its own.
 
     Returns:
         A Matplotlib figure: ellipses of equal data loss, the set of weights whose penalty is at most that of the penalised
@@ -33,22 +42,33 @@ def landscape(penalties: Sequence[Penalty] | None = None, optimum: Any = (0.9, 0
     >>> [axes.get_title().splitlines()[1] for axes in landscape().axes]
     ['minimum at (0.72, 0)', 'minimum at (0.61, 0.21)']
     """
-    penalties = [L1(0.5), L2(0.5)] if penalties is None else list(penalties)
+    penalties = [L1(0.5), L2(0.5)] if penalties is None else [penalties] if isinstance(penalties, Penalty) else list(penalties)
+    if not penalties:
+        raise ValueError("Argument `penalties` must hold at least one penalty. Received: penalties=[]")
     for penalty in penalties:
         if not isinstance(penalty, Penalty):
             raise TypeError(f"Argument `penalties` must hold penalties of keras_reg. Received: {penalty!r}")
     optimum, hessian = np.asarray(optimum, "float64"), np.asarray(hessian, "float64")
-    if optimum.shape != (2,):
-        raise ValueError(f"Argument `optimum` must hold two numbers. Received: optimum={optimum}")
-    if hessian.shape != (2, 2) or not np.allclose(hessian, hessian.T) or np.min(np.linalg.eigvalsh(hessian)) <= 0:
+    if optimum.shape != (2,) or not np.all(np.isfinite(optimum)):
+        raise ValueError(f"Argument `optimum` must hold two finite numbers. Received: optimum={optimum}")
+    if (
+        hessian.shape != (2, 2)
+        or not np.all(np.isfinite(hessian))
+        or not np.allclose(hessian, hessian.T)
+        or np.min(np.linalg.eigvalsh(hessian)) <= 0
+    ):
         raise ValueError(f"Argument `hessian` must be a symmetric, positive definite 2×2 matrix. Received: hessian={hessian.tolist()}")
     reach = 1.35 * float(np.max(np.abs(optimum))) or 1.0
     ticks = np.linspace(-reach, reach, GRID)
     points = np.stack(np.meshgrid(ticks, ticks), axis=-1)
     shift = points - optimum
     loss = np.einsum("...i,ij,...j", shift, hessian, shift) / 2
-    figure = new_figure(4.6 * len(penalties), 4.8)
-    for panel, penalty in zip(figure.subplots(1, len(penalties), squeeze=False).flat, penalties, strict=True):
+    if ax is None:
+        figure = new_figure(4.6 * len(penalties), 4.8 if len(penalties) > 1 else 5.4)
+        panels = list(figure.subplots(1, len(penalties), squeeze=False).flat)
+    else:
+        panels = given_axes(ax, len(penalties))
+    for panel, penalty in zip(panels, penalties, strict=True):
         found = minimum(penalty, optimum, hessian)
         values = np.array([_value(penalty, point) for point in points.reshape(-1, 2)]).reshape(GRID, GRID)
         at = _value(penalty, found)
@@ -64,9 +84,13 @@ def landscape(penalties: Sequence[Penalty] | None = None, optimum: Any = (0.9, 0
         panel.set_xlabel("first weight (no unit)")
         panel.set_ylabel("second weight (no unit)")
         panel.set_title(f"{penalty!r}\nminimum at ({found[0]:.2g}, {found[1]:.2g})", fontsize="medium")
-    handles, labels = panel.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small")
-    return figure
+    if ax is None:
+        figure.legend(
+            *panel.get_legend_handles_labels(), loc="outside lower center", ncols=min(3, 2 * len(penalties) - 1), fontsize="small"
+        )
+    else:
+        legend_below(panel)
+    return panel.figure
 
 
 def minimum(penalty: Penalty, optimum: np.ndarray, hessian: np.ndarray) -> np.ndarray:

@@ -1,21 +1,27 @@
 """How the weights of one layer were spread over training, read back from the logs."""
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from keras_reg._validation import whole_number
 from keras_reg.callbacks.event_file import read_histograms
-from keras_reg.visualization.style import COLOURS, new_figure
+from keras_reg.visualization.style import COLOURS, given_axes, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
-def weight_ridges(log_dir: str | os.PathLike, tag: str, rows: int = 12) -> Any:
+def weight_ridges(log_dir: str | os.PathLike, tag: str, rows: int = 12, ax: "Axes | None" = None) -> "Figure":
     """The distribution of a weight at several steps, one ridge above the other, from what `WeightHistogram` wrote.
 
     Args:
         log_dir: The directory given to the callback.
         tag: The name of a histogram there: the path of the weight in the model, with `/update` or `/gradient` for those.
         rows: The largest number of steps to show. The first and the last are among them.
+        ax: Matplotlib axes to draw on, in place of a figure of its own.
 
     Returns:
         A Matplotlib figure: the height of a ridge is `log(1 + count)` of its bin, scaled to that of its fullest bin.
@@ -33,8 +39,7 @@ def weight_ridges(log_dir: str | os.PathLike, tag: str, rows: int = 12) -> Any:
     >>> [label.get_text() for label in weight_ridges(log_dir, "dense/kernel").axes[0].get_yticklabels()]
     ['0', '1', '2', '3']
     """
-    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 2:
-        raise ValueError(f"Argument `rows` must be an integer of at least 2. Received: rows={rows!r}")
+    rows = whole_number(rows, "rows", at_least=2)
     directory = os.path.join(os.fspath(log_dir), "weights")
     found = read_histograms(directory)
     if not found:
@@ -43,8 +48,7 @@ def weight_ridges(log_dir: str | os.PathLike, tag: str, rows: int = 12) -> Any:
         raise ValueError(f"Argument `tag` must be one of {', '.join(found)}. Received: tag={tag!r}")
     steps = list(found[tag])
     chosen = [steps[index] for index in sorted(set(np.linspace(0, len(steps) - 1, rows).round().astype(int)))]
-    figure = new_figure(6.5, 1.4 + 0.45 * len(chosen))
-    axes = figure.subplots()
+    axes = new_figure(6.5, 1.4 + 0.45 * len(chosen)).subplots() if ax is None else given_axes(ax, 1)[0]
     for place, step in enumerate(chosen):
         left, right, counts = found[tag][step].astype("float64").T
         if not len(counts):
@@ -54,8 +58,8 @@ def weight_ridges(log_dir: str | os.PathLike, tag: str, rows: int = 12) -> Any:
         height = 1.6 * np.log1p(counts) / np.log1p(counts.max())
         x = np.concatenate([[left[0]], np.stack([left, right], axis=1).ravel(), [right[-1]]])
         y = place + np.concatenate([[0], np.repeat(height, 2), [0]])
-        colour = COLOURS[1]
-        axes.fill_between(x, place, y, color=colour, alpha=0.55, linewidth=0, zorder=-place)
+        colour = COLOURS[6]
+        axes.fill_between(x, place, y, color=colour, linewidth=0, zorder=-place)
         axes.plot(x, y, color="white", linewidth=1.0, zorder=-place)
     axes.set_yticks(range(len(chosen)), [str(step) for step in chosen])
     last = tag.rsplit("/", 1)[-1]
@@ -63,4 +67,4 @@ def weight_ridges(log_dir: str | os.PathLike, tag: str, rows: int = 12) -> Any:
     axes.set_ylabel("training step (updates of the optimizer)")
     axes.set_title(f"{tag}: weights per bin, logarithmic,\neach row scaled to its fullest bin", fontsize="medium")
     axes.spines[["top", "right"]].set_visible(False)
-    return figure
+    return axes.figure

@@ -1,14 +1,17 @@
 """What a strength costs and what it brings."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_reg.visualization.style import COLOURS, new_figure
+from keras_reg.visualization.style import COLOURS, given_axes, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def strength_curve(strengths: Sequence[float], accuracy: Any, sparsity: Any, chosen: float | None = None) -> Any:
+def strength_curve(strengths: Sequence[float], accuracy: Any, sparsity: Any, chosen: float | None = None, ax: Any = None) -> "Figure":
     """Accuracy and sparsity against the strength of a penalty, one panel above the other.
 
     Args:
@@ -16,6 +19,7 @@ def strength_curve(strengths: Sequence[float], accuracy: Any, sparsity: Any, cho
         accuracy: The accuracy at each strength, between 0 and 1; or rows of them, one for every repetition.
         sparsity: The share of zeros at each strength, between 0 and 1, in the same form.
         chosen: A strength to mark.
+        ax: Two Matplotlib axes to draw on, in place of a figure of its own.
 
     Returns:
         A Matplotlib figure: means, with the range of the repetitions shaded where there are several.
@@ -31,8 +35,7 @@ def strength_curve(strengths: Sequence[float], accuracy: Any, sparsity: Any, cho
     if strengths.ndim != 1 or not strengths.size or not np.all(strengths > 0):
         raise ValueError(f"Argument `strengths` must hold positive numbers. Received: strengths={strengths}")
     order = np.argsort(strengths)
-    figure = new_figure(6.0, 5.0)
-    upper, lower = figure.subplots(2, 1, sharex=True)
+    upper, lower = new_figure(6.0, 5.0).subplots(2, 1, sharex=True) if ax is None else given_axes(ax, 2)
     panels = (
         (upper, "accuracy", accuracy, "accuracy (share of examples)", COLOURS[1], "o"),
         (lower, "sparsity", sparsity, "zeros (share of weights)", COLOURS[2], "s"),
@@ -49,6 +52,7 @@ def strength_curve(strengths: Sequence[float], accuracy: Any, sparsity: Any, cho
             panel.legend()
         panel.set_ylabel(label)
         panel.grid(alpha=0.3)
+    upper.set_xscale("log")
     lower.set_xscale("log")
     lower.set_xlabel("strength (units of loss per unit of penalty, logarithmic)")
-    return figure
+    return lower.figure
