@@ -33,12 +33,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import keras
 import numpy as np
 from keras import layers
-from matplotlib.figure import Figure
 
 from keras_reg.callbacks import WeightHistogram
 from keras_reg.models import compact, compaction_plan
 from keras_reg.optimizers import Proximal
 from keras_reg.regularizers import L0, L1, L2, GroupLasso
+from keras_reg.visualization import weight_histograms
 
 # A group is a row of a kernel: all weights that leave one pixel or one hidden unit.
 RUNS = {
@@ -53,9 +53,6 @@ RUNS = {
 PAIRS = {"L1": "L1-prox", "GroupLasso": "GroupLasso-prox"}  # the same penalty, by its gradient and by its prox
 CUT = "GroupLasso-prox"  # the run whose model is cut down
 COMPACTED = f"{CUT}-compacted"
-COLOURS = dict(
-    zip(RUNS, ("#999999", "#0072B2", "#56B4E9", "#D55E00", "#009E73", "#AA3377", "#E69F00"), strict=True)
-)  # safe for the colour-blind
 HIDDEN = (128, 64)
 BATCH_SIZE = 64
 SMALL = 1e-3
@@ -307,21 +304,10 @@ def cut_table(cut: Cut) -> str:
 
 def draw(runs: dict[str, Run], path: Path) -> None:
     """Each penalised run's histogram over the plain one's, on the same bins and axes."""
-    weights = {name: np.concatenate([kernel.ravel() for kernel in run.kernels]) for name, run in runs.items()}
-    largest = max(np.max(np.abs(values)) for values in weights.values())
-    bins = np.linspace(-largest, largest, 102)  # an odd number of bins: the middle one holds zero
-    figure = Figure(figsize=(11, 12), layout="constrained")
-    panels = figure.subplots(3, 2, sharex=True, sharey=True).flat
-    for panel, name in zip(panels, [name for name in runs if name != "plain"], strict=True):
-        for shown, style in (("plain", {"alpha": 0.55}), (name, {"histtype": "step", "linewidth": 1.6})):
-            label = f"{shown}: |w| < {SMALL:g} for {runs[shown].weights_up_to(SMALL) / weights[shown].size:.1%}"
-            panel.hist(weights[shown], bins, color=COLOURS[shown], label=label, log=True, **style)
-        exact = runs[name].weights_up_to(0) / weights[name].size
+    figure = weight_histograms({name: run.kernels for name, run in runs.items()}, near_zero=SMALL)
+    for panel, (name, run) in zip(figure.axes, list(runs.items())[1:], strict=True):
+        exact = run.weights_up_to(0) / sum(kernel.size for kernel in run.kernels)
         panel.set_title(f"{name}, strength {RUNS[name].strength:g}: {exact:.1%} exactly 0", fontsize="medium")
-        panel.legend(loc="upper right", fontsize="small", handlelength=1, framealpha=1)
-        panel.grid(axis="y", alpha=0.3)
-    figure.supxlabel("weight w (no unit)")
-    figure.supylabel(f"number of weights per bin of width {bins[1] - bins[0]:.3f} (logarithmic)")
     figure.suptitle("Weights of all kernels after training, against those of the plain run")
     figure.savefig(path, dpi=110)
 

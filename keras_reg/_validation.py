@@ -103,8 +103,14 @@ def floating_tensor(value: Any, name: str) -> Any:
     return tensor
 
 
-def step_size(step: Any) -> Any:
-    """Refuse a step that can be seen to be none; tensors, whose values may be unknown, pass unread."""
+def step_size(step: Any, w: Any) -> Any:
+    """Refuse a step that can be seen to be none for the weights; tensors, whose values may be unknown, pass unread."""
+    shape, wanted = (tuple(getattr(one, "shape", ())) or np.shape(one if isinstance(one, (list, tuple)) else 0) for one in (step, w))
+    known = None not in (*shape, *wanted)
+    if known and (len(shape) > len(wanted) or any(a not in (1, b) for a, b in zip(shape[::-1], wanted[::-1], strict=False))):
+        raise ValueError(
+            f"Argument `step` must be a number, or of a shape that broadcasts to the weights, {wanted}. Received: step of shape {shape}"
+        )
     if isinstance(step, (list, tuple, np.ndarray)):
         step = np.asarray(step)
         if step.dtype.kind not in "fiu" or not np.all(step >= 0):

@@ -59,6 +59,15 @@ def test_links_lead_somewhere(page):
         assert (page.parent / target).exists(), target
 
 
+def test_the_pages_name_every_public_name():
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for namespace in (getattr(keras_reg, name) for name in keras_reg.__all__ if name != "__version__"):
+        assert dir(namespace) == sorted(namespace.__all__)
+        for name in namespace.__all__:
+            if getattr(namespace, name).__module__.startswith("keras_reg") and name != "l1_l2":
+                assert re.search(rf"\b{name}\b", text), f"{namespace.__name__}.{name}"
+
+
 def test_the_pages_name_every_penalty():
     text = (ROOT / "docs" / "penalties.md").read_text(encoding="utf-8")
     for name, thing in vars(keras_reg.regularizers).items():

@@ -365,3 +365,15 @@ def test_the_namespace_stands_in_for_kerass():
         R.get("L0Constraint")
     with pytest.raises(ValueError, match="nonsense"):
         R.get("nonsense")
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_a_step_that_does_not_fit_is_refused(case):
+    penalty, w = case.make(), np.ones((4, 3), "float32")
+    try:
+        penalty.prox(w, 1.0)
+    except NotImplementedError:
+        return
+    for step in (np.ones(4, "float32"), [1.0, 2.0], ops.ones((2, 4, 3))):
+        with pytest.raises(ValueError, match=r"`step` must be a number, or of a shape that broadcasts to the weights, \(4, 3\)"):
+            penalty.prox(w, step)

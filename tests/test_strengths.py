@@ -282,3 +282,16 @@ def test_setting_strengths_by_hand():
         model.optimizer.set_strength(1.0, path="nowhere")
     with pytest.raises(ValueError, match="`strength` must be at least 0"):
         model.optimizer.set_strength(-1.0)
+
+
+@pytest.mark.parametrize("schedule", [lambda: 1.0, lambda a, b, c: 1.0], ids=["none", "three"])
+def test_a_schedule_of_other_arguments_is_refused(schedule):
+    with pytest.raises(TypeError, match="`schedule` must take an epoch"):
+        StrengthScheduler(schedule)
+
+
+def test_a_proximal_without_an_optimizer_is_refused_and_says_what_it_is():
+    with pytest.raises(ValueError, match="needs an inner optimizer"):
+        keras.optimizers.get("keras_reg>Proximal")
+    assert repr(Proximal("adam")) == "Proximal(Adam, metric='preconditioned')"
+    assert repr(Proximal("sgd", keep_zeros=True)) == "Proximal(SGD, metric='euclidean', keep_zeros=True)"

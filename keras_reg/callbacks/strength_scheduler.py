@@ -61,7 +61,12 @@ class StrengthScheduler(StrengthCallback):
         self.freq = "step" if by_number else one_of(freq, ("epoch", "step"), "freq")
         self.path = path
         self.verbose = verbose
-        self._takes_strength = not is_keras_schedule and _arguments(schedule) > 1
+        taken = 1 if is_keras_schedule else _arguments(schedule)
+        if taken not in (1, 2):
+            raise TypeError(
+                f"Argument `schedule` must take an epoch (or step), or that and a strength. Received: a function of {taken} arguments"
+            )
+        self._takes_strength = taken == 2
         if not self._takes_strength:
             # An invalid value shows before any work is lost.
             self._value(0)
@@ -158,7 +163,10 @@ def _steps(optimizer: Any) -> tuple[int, int]:
 
 def _arguments(function: Callable) -> int:
     try:
-        kinds = [p.kind for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+        parameters = list(inspect.signature(function).parameters.values())
     except ValueError:  # a built-in function
         return 1
-    return sum(kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds)
+    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = sum(p.default is p.empty for p in places)
+    takes_one = places or any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    return max(needed, 1) if takes_one else needed

@@ -1,5 +1,6 @@
 """The callback that shows what training does to the weights."""
 
+import numbers
 import os
 import re
 import warnings
@@ -10,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_reg._validation import boolean, non_negative, received
+from keras_reg._validation import boolean, non_negative, received, whole_number
 from keras_reg.backend import is_first_process
 from keras_reg.callbacks.data_loss import release, track
 from keras_reg.callbacks.event_file import EventFile, histogram_record, scalar_record
@@ -95,9 +96,7 @@ class WeightHistogram(keras.callbacks.Callback):
         self.log_dir = os.fspath(log_dir)
         self.batches_between, self.epochs_between = _frequency(freq)
         self.include, self.exclude = include, exclude
-        if isinstance(bins, bool) or not isinstance(bins, int) or bins < 2:
-            raise ValueError(f"Argument `bins` must be an integer of at least 2. {received(bins, 'bins')}")
-        self.bins = bins
+        self.bins = whole_number(bins, "bins", at_least=2)
         self.near_zero = non_negative(near_zero, "near_zero")
         self.updates = boolean(updates, "updates")
         if gradients is not None and not (isinstance(gradients, (tuple, list)) and len(gradients) in (2, 3)):
@@ -268,6 +267,6 @@ def _frequency(freq: Any) -> tuple[int | None, int | None]:
     """Batches and epochs between two loggings; one of them is none."""
     if isinstance(freq, str) and (match := re.fullmatch(r"(?:([1-9]\d*) )?epochs?", freq)):
         return None, int(match[1] or 1)
-    if isinstance(freq, int) and not isinstance(freq, bool) and freq > 0:
-        return freq, None
+    if isinstance(freq, numbers.Integral) and not isinstance(freq, bool) and freq > 0:
+        return int(freq), None
     raise ValueError(f'Argument `freq` must be "epoch", "N epochs" or a positive number of batches. {received(freq, "freq")}')

@@ -1,3 +1,11 @@
 """Metrics: `keras.metrics.Metric` classes."""
 
-from keras_reg.metrics.calibration import ExpectedCalibrationError as ExpectedCalibrationError
+from keras_reg.metrics.calibration import ExpectedCalibrationError
+
+__all__ = [
+    "ExpectedCalibrationError",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__  # what tab completion offers

@@ -369,6 +369,10 @@ class Proximal(keras.optimizers.Optimizer):
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         self.inner_optimizer.finalize_variable_values(var_list)
 
+    def __repr__(self) -> str:
+        kept = ", keep_zeros=True" if self.keep_zeros else ""
+        return f"Proximal({type(self.inner_optimizer).__name__}, metric={self.metric!r}{kept})"
+
     # Keras saves the inner optimizer and the file of strengths, attributes, by themselves.
 
     def save_own_variables(self, store: Any) -> None:
@@ -384,6 +388,8 @@ class Proximal(keras.optimizers.Optimizer):
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> "Proximal":
+        if "inner_optimizer" not in config:
+            raise ValueError("Proximal needs an inner optimizer, which its name alone does not say: write `Proximal('adam')`.")
         inner = keras.saving.deserialize_keras_object(config["inner_optimizer"], custom_objects=custom_objects)
         made = cls(**{**config, "inner_optimizer": inner})
         made._from_config = True

@@ -1,29 +1,47 @@
 """Serializable penalties for `kernel_regularizer=` and every other place where Keras takes a regularizer."""
 
-from keras.regularizers import OrthogonalRegularizer as OrthogonalRegularizer
-from keras.regularizers import Regularizer as Regularizer
-from keras.regularizers import deserialize as deserialize
-from keras.regularizers import orthogonal_regularizer as orthogonal_regularizer
-from keras.regularizers import serialize as serialize
+from keras.regularizers import OrthogonalRegularizer, Regularizer, deserialize, orthogonal_regularizer, serialize
 
 from keras_reg.regularizers import build_check as build_check
-from keras_reg.regularizers.concave import MCP as MCP
-from keras_reg.regularizers.concave import SCAD as SCAD
-from keras_reg.regularizers.concave import Lq as Lq
-from keras_reg.regularizers.constraint import L0Constraint as L0Constraint
-from keras_reg.regularizers.convex import L1 as L1
-from keras_reg.regularizers.convex import L1L2 as L1L2
-from keras_reg.regularizers.convex import L2 as L2
-from keras_reg.regularizers.convex import l1 as l1
-from keras_reg.regularizers.convex import l1_l2 as l1_l2
-from keras_reg.regularizers.convex import l2 as l2
-from keras_reg.regularizers.grouped import Grouped as Grouped
-from keras_reg.regularizers.grouped import GroupHoyerSquare as GroupHoyerSquare
-from keras_reg.regularizers.grouped import GroupLasso as GroupLasso
-from keras_reg.regularizers.grouped import SparseGroupLasso as SparseGroupLasso
-from keras_reg.regularizers.hoyer import HoyerSquare as HoyerSquare
-from keras_reg.regularizers.l0 import L0 as L0
-from keras_reg.regularizers.lookup import get as get
-from keras_reg.regularizers.penalty import Penalty as Penalty
-from keras_reg.regularizers.structural import StructuralGroupLasso as StructuralGroupLasso
-from keras_reg.regularizers.sums import Sum as Sum
+from keras_reg.regularizers.concave import MCP, SCAD, Lq
+from keras_reg.regularizers.constraint import L0Constraint
+from keras_reg.regularizers.convex import L1, L1L2, L2, l1, l1_l2, l2
+from keras_reg.regularizers.grouped import Grouped, GroupHoyerSquare, GroupLasso, SparseGroupLasso
+from keras_reg.regularizers.hoyer import HoyerSquare
+from keras_reg.regularizers.l0 import L0
+from keras_reg.regularizers.lookup import get
+from keras_reg.regularizers.penalty import Penalty
+from keras_reg.regularizers.structural import StructuralGroupLasso
+from keras_reg.regularizers.sums import Sum
+
+__all__ = [
+    "L0",
+    "L1",
+    "L1L2",
+    "L2",
+    "MCP",
+    "SCAD",
+    "GroupHoyerSquare",
+    "GroupLasso",
+    "Grouped",
+    "HoyerSquare",
+    "L0Constraint",
+    "Lq",
+    "OrthogonalRegularizer",
+    "Penalty",
+    "Regularizer",
+    "SparseGroupLasso",
+    "StructuralGroupLasso",
+    "Sum",
+    "deserialize",
+    "get",
+    "l1",
+    "l1_l2",
+    "l2",
+    "orthogonal_regularizer",
+    "serialize",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__  # what tab completion offers

@@ -45,7 +45,7 @@ class MCP(Entrywise):
         return ops.relu(self.gamma * self.strength - size) / self.gamma
 
     def prox(self, w: Any, step: Any) -> Any:
-        return maps.mcp_threshold(w, step_size(step), self.strength, self.gamma)
+        return maps.mcp_threshold(w, step_size(step, w), self.strength, self.gamma)
 
     def get_config(self) -> dict:
         return {"strength": self.strength, "gamma": self.gamma, **super().get_config()}
@@ -86,7 +86,7 @@ class SCAD(Entrywise):
         return at_most(fading, like(size, (self.a - 1) * self.strength)) / (self.a - 1)
 
     def prox(self, w: Any, step: Any) -> Any:
-        return maps.scad_threshold(w, step_size(step), self.strength, self.a)
+        return maps.scad_threshold(w, step_size(step, w), self.strength, self.a)
 
     def get_config(self) -> dict:
         return {"strength": self.strength, "a": self.a, **super().get_config()}
@@ -129,7 +129,7 @@ class Lq(Entrywise):
         return self.strength * self.q * size ** (self.q - 1)
 
     def prox(self, w: Any, step: Any) -> Any:
-        return maps.lq_threshold(w, step_size(step), self.strength, self.q)
+        return maps.lq_threshold(w, step_size(step, w), self.strength, self.q)
 
     def get_config(self) -> dict:
         return {"strength": self.strength, "q": self.q, **super().get_config()}

@@ -58,7 +58,7 @@ class Constraint(Penalty):
 
     def prox(self, w: Any, step: Any) -> Any:
         """The nearest `x` that keeps to the constraint; a step for each weight says how near."""
-        step = step_size(step)
+        step = step_size(step, w)
         w, dtype = widen(w, "w")
         self.check_shape(w.shape)
         return ops.cast(self.joint_prox([self], [w], [step])[0], dtype)

@@ -52,7 +52,7 @@ class L1(Entrywise):
         return self.l1 * size
 
     def prox(self, w: Any, step: Any) -> Any:
-        return maps.soft_threshold(w, step_size(step) * self.l1)
+        return maps.soft_threshold(w, step_size(step, w) * self.l1)
 
     def derivative(self, size: Any) -> Any:
         return self.l1 * ops.ones_like(size)
@@ -132,7 +132,7 @@ class L2(Entrywise):
         return self.l2 * ops.square(size)
 
     def prox(self, w: Any, step: Any) -> Any:
-        return maps.shrink(w, step_size(step), self.l2)
+        return maps.shrink(w, step_size(step, w), self.l2)
 
     def derivative(self, size: Any) -> Any:
         return 2 * self.l2 * size
@@ -212,7 +212,7 @@ class L1L2(Entrywise):
         return size * (self.l1 + self.l2 * size)
 
     def prox(self, w: Any, step: Any) -> Any:
-        step = step_size(step)
+        step = step_size(step, w)
         return maps.shrink(maps.soft_threshold(w, step * self.l1), step, self.l2)
 
     def derivative(self, size: Any) -> Any:

@@ -139,7 +139,7 @@ class Grouped(GroupPenalty):
         return self.penalty.value(norm / weight) * self._multiplier(weight)
 
     def prox(self, w: Any, step: Any) -> Any:
-        step = step_size(step)
+        step = step_size(step, w)
         w, dtype = widen(w, "w")
         self.check_shape(w.shape)
         weight = self.group_weight(w)
@@ -263,7 +263,7 @@ class SparseGroupLasso(GroupPenalty):
         return self.l1 * ops.sum(magnitude(w)) + self.group * self.group_weight(w) * norms
 
     def prox(self, w: Any, step: Any) -> Any:
-        step = step_size(step)
+        step = step_size(step, w)
         w, dtype = widen(w, "w")
         self.check_shape(w.shape)
         threshold = self.group * self.group_weight(w)

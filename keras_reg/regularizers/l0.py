@@ -95,7 +95,7 @@ class L0(Entrywise):
         return (2 * steepest) * scaled / ops.square(1 + ops.square(scaled))
 
     def prox(self, w: Any, step: Any) -> Any:
-        step = step_size(step)
+        step = step_size(step, w)
         if self.relaxation == "hard":
             return maps.hard_threshold(w, (2 * step * self.strength) ** 0.5)
         if self.relaxation == "laplace":

@@ -140,7 +140,7 @@ class StructuralGroupLasso(Penalty):
         return self.strength * Groups.of([(part, w.shape) for part, w in zip(parts, tensors, strict=True)]).total(list(tensors))
 
     def prox(self, w: Any, step: Any) -> Any:
-        step = step_size(step)
+        step = step_size(step, w)
         w, dtype = widen(w, "w")
         return ops.cast(Groups.of([(self, w.shape)]).prox([w], [step], self.strength)[0], dtype)
 

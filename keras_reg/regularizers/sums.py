@@ -146,7 +146,7 @@ class Sum(Penalty):
         return functools.reduce(operator.add, [part.value(w) for part in self.penalties])
 
     def prox(self, w: Any, step: Any) -> Any:
-        return self._together.prox(w, step_size(step))
+        return self._together.prox(w, step_size(step, w))
 
     def joint_prox(self, *args: Any) -> list[Any]:
         return self._together.joint_prox(*args)

@@ -237,13 +237,18 @@ def warn_of_mistakes(model: Any) -> None:
     """Warn, once for each, of what is sure to be a mistake; `keras_reg.models.check` lists the doubtful too."""
     if not model.built:
         return
-    # A schedule may start at strength 0; of a prox that is not applied the penalty itself warns.
+    # A schedule may start at strength 0; of a prox that is not applied the penalty itself warns; custom objects may be given on loading.
     starting = {v.path.removeprefix(f"{model.name}/") for v in model.weights if isinstance(v.regularizer, Penalty)}
     known = _warned.setdefault(model, set())
     new = []
     for finding in find(model, thorough=False):
         weights = sorted(set(finding.weights) - (starting if finding.kind == "no-op" else set()))
-        if finding.sure and finding.kind not in ("unapplied", "activity") and weights and (finding.kind, *weights) not in known:
+        if (
+            finding.sure
+            and finding.kind not in ("unapplied", "activity", "unregistered")
+            and weights
+            and (finding.kind, *weights) not in known
+        ):
             known.add((finding.kind, *weights))
             where = ", ".join(weights[:4]) + (", …" if len(weights) > 4 else "")
             new.append(f"{where}: {finding.message}. To mend it: {finding.remedy}.")
