@@ -1,9 +1,13 @@
 """What is not public in Keras and needed all the same, each in this place alone; checked against Keras 3.12 to 3.15."""
 
+import collections
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 try:
     from keras.src.backend import get_keras_mask, set_keras_mask
+    from keras.src.backend.common import global_state
     from keras.src.saving.keras_saveable import KerasSaveable as KerasSaveable
 except ImportError as error:  # pragma: no cover - a Keras to come
     raise ImportError(f"keras_reg needs what this version of Keras has not: {error}") from error
@@ -12,6 +16,19 @@ except ImportError as error:  # pragma: no cover - a Keras to come
 def unlocked(layer: Any) -> Any:
     """The tracker of a layer, which takes no new state once the layer is built, for a `with` in which it does."""
     return _Unlocked(layer._tracker)
+
+
+@contextlib.contextmanager
+def names_kept() -> Iterator[None]:
+    """Have the numbers in automatic names (`dense_2`) go on afterwards as if nothing had been made in the `with`."""
+    before = dict(global_state.get_global_attribute(_NAMES) or {})
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(_NAMES, collections.defaultdict(int, before))
+
+
+_NAMES = "object_name_uids"
 
 
 class _Unlocked:

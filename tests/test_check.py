@@ -469,3 +469,21 @@ def test_a_penalty_that_keras_does_not_know_is_found():
     assert [(finding.kind, finding.weights) for finding in check(model).findings] == [("unregistered", ("hidden/kernel",))]
     with keras.saving.custom_object_scope({"Unregistered": Unregistered}):
         assert not check(model).findings
+
+
+class OfItsOwn(layers.Layer):
+    """A layer that makes one itself, which is rebuilt to look at it."""
+
+    def __init__(self, **named):
+        super().__init__(**named)
+        self.dense = layers.Dense(3, kernel_regularizer=L1(0.1))
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def test_names_that_keras_counts_go_on_as_if_nothing_had_been_looked_at():
+    model = keras.Sequential([keras.Input((4,)), OfItsOwn()])
+    before = layers.Dense(1).name
+    check(model)
+    assert int(layers.Dense(1).name.split("_")[-1]) == int(before.split("_")[-1]) + 1

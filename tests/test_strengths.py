@@ -295,3 +295,29 @@ def test_a_proximal_without_an_optimizer_is_refused_and_says_what_it_is():
         keras.optimizers.get("keras_reg>Proximal")
     assert repr(Proximal("adam")) == "Proximal(Adam, metric='preconditioned')"
     assert repr(Proximal("sgd", keep_zeros=True)) == "Proximal(SGD, metric='euclidean', keep_zeros=True)"
+
+
+class Stops(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_backed_up_before_or_after_target_sparsity_it_resumes_exactly(tmp_path, first):
+    """Whichever of the two callbacks comes first."""
+    x, y = problem()
+    found = []
+    for stops in ([], [Stops()], []):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input(x.shape[1:]), layers.Dense(1, kernel_regularizer=L1(1e-3, proximal=True))])
+        model.compile(Proximal("adam"), "mse")
+        backup = [keras.callbacks.BackupAndRestore(tmp_path)] if found or stops else []
+        callbacks = [*backup, TargetSparsity(0.5, epoch=4)] if first else [TargetSparsity(0.5, epoch=4), *backup]
+        try:
+            model.fit(x, y, epochs=4, shuffle=False, verbose=0, callbacks=[*callbacks, *stops])
+        except KeyboardInterrupt:
+            continue
+        found.append((list(model.optimizer.strengths.values()), model.get_weights()[0]))
+    assert found[0][0] == found[1][0]
+    np.testing.assert_array_equal(found[0][1], found[1][1])

@@ -21,7 +21,8 @@ class TargetSparsity(StrengthCallback):
 
     The sparsity asked for rises from 0 to `target` along `target * (1 - (1 - t)**3)`, `t` from 0 to 1 at `epoch`. A proportional-integral
     controller moves the logarithm of the strengths towards it; the strengths keep their ratios. They are its state, saved
-    with the optimizer: a run resumed from the end of an epoch goes on as if it had not stopped. It moves them as much less as the
+    with the optimizer: a run resumed from the end of an epoch goes on as if it had not stopped (where the number of steps is not known
+    before the first epoch, put the callback before those that save). It moves them as much less as the
     learning rate is below the largest so far, as a strength acts by both, and by a factor of a million at the most.
 
     Args:
@@ -86,7 +87,7 @@ class TargetSparsity(StrengthCallback):
         return len({v.regularizer.strength for v in self._moved.values()}) > 1
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._epoch, self._in_epoch = epoch, 0
+        self._epoch, self._in_epoch, self._at_the_end = epoch, 0, None
         self._remember_where_it_starts()
 
     def _remember_where_it_starts(self) -> None:
@@ -95,11 +96,15 @@ class TargetSparsity(StrengthCallback):
 
     def on_train_batch_end(self, batch, logs=None):
         before, self._in_epoch = self._in_epoch, batch + 1
-        if before // self.every == self._in_epoch // self.every:
+        # The last of an epoch is corrected here and not at its end, where callbacks may have saved already.
+        ends = self._in_epoch == self._steps_in_epoch
+        if before // self.every == self._in_epoch // self.every and not ends:
             return
         self._sync()
         self._remember_where_it_starts()
-        self._correct()
+        reached = self._correct()
+        if ends:
+            self._at_the_end = reached
 
     def _asked_for(self) -> float:
         # How long the first epoch of a generator will be is not known: the ramp moves at its end.
@@ -133,7 +138,7 @@ class TargetSparsity(StrengthCallback):
         self._sync()
         self._steps_in_epoch = self._steps_in_epoch or self._in_epoch
         self._remember_where_it_starts()
-        reached = self._correct()
+        reached = self._correct() if self._at_the_end is None else self._at_the_end
         strengths = {path: v.regularizer.strength for path, v in self._moved.items()}
         self._log(logs, strengths)
         if logs is not None and self.of == "groups":

@@ -58,7 +58,8 @@ def attach(
         ValueError: where a layer would lose its penalty on saving, naming it; where a weight already has another penalty, or cannot
             have this one; where nothing is selected.
 
-    A model that was compiled apart and shares layers with this one, or has it inside, holds its old step until it is compiled again.
+    A model that was compiled apart and shares layers with this one, or has it inside, holds its old step until it is compiled again (on
+    PyTorch no step is held, and what is attached acts at once).
 
     Example:
 

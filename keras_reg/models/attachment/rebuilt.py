@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_reg._keras import names_kept
 from keras_reg.models.attachment.carrier import WithPenalties, original_class
 from keras_reg.models.attachment.live import with_live_code
 from keras_reg.weights import layers_of, weight_name
@@ -65,7 +66,8 @@ def rebuilt_weights(layer: Any, built_as: Any = None) -> list[Any]:
             config["build_config"] = keras.saving.serialize_keras_object(built_as.get_build_config())
     # Compiling is not what is asked about.
     config.pop("compile_config", None)
-    return rebuild_from(config, built_as or layer, own_classes(layer))[1]
+    with names_kept():
+        return rebuild_from(config, built_as or layer, own_classes(layer))[1]
 
 
 def rebuild_from(config: dict, layer: Any, classes: Mapping[str, type] | None = None) -> tuple[Any, list[Any]]:
