@@ -101,7 +101,7 @@ def test_metadata(site, checkout):
     assert about["License-Expression"] == "Apache-2.0"
     assert about.get_payload().strip() == (checkout / "README.md").read_text(encoding="utf-8").strip()
     needed = {name.partition(">")[0] for name in distribution.requires if "extra ==" not in name}
-    assert needed == {"keras", "numpy", "tensorboard", "tensorflow"}
+    assert needed == {"keras", "numpy", "rich", "tensorboard", "tensorflow"}
     assert set(about.get_all("Provides-Extra")) == {"all-backends", "examples", "jax", "test", "torch"}
 
 

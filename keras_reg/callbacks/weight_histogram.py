@@ -264,7 +264,7 @@ def _layers(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _frequency(freq: Any) -> tuple[int | None, int | None]:
-    """Batches and epochs between two loggings; one of them is none."""
+    """Batches and epochs between two loggings; one of the two is `None`."""
     if isinstance(freq, str) and (match := re.fullmatch(r"(?:([1-9]\d*) )?epochs?", freq)):
         return None, int(match[1] or 1)
     if isinstance(freq, numbers.Integral) and not isinstance(freq, bool) and freq > 0:

@@ -1,6 +1,6 @@
 """Penalties that the config of a layer has no place for, kept in a config around it.
 
-A block or model of the user's own makes its layers in its constructor, and a KerasHub backbone makes them from its hyperparameters: on
+A block or model of the user's makes its layers in its constructor, and a KerasHub backbone makes them from its hyperparameters: on
 loading they are made anew, without what was put on their weights since. Such a layer becomes an instance of a subclass of its own
 class that differs in saving alone: its config is that of the layer and the penalties beside it.
 """
@@ -93,7 +93,7 @@ def _type_above(metaclass: type) -> type:
 
 
 def carrier_class(original: type) -> type:
-    """The subclass of the user's class that carries penalties: made where there is none, and gone with its last layer."""
+    """The subclass of the user's class that carries penalties: made when first needed, and gone with its last layer."""
     for known in original.__subclasses__():
         if isinstance(known, CarrierType) and known.__bases__ == (WithPenalties, original):
             return known

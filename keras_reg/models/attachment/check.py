@@ -54,7 +54,7 @@ def check(model: Any, batch: tuple | None = None) -> Check:
 
     | kind | mistake |
     | --- | --- |
-    | `"inactive"` | a regularizer was set on a built layer, where it does nothing before the model is loaded anew |
+    | `"inactive"` | a regularizer was set on a built layer, where it does nothing until the model is loaded again |
     | `"lost"` | one was set on a weight and is not in the config: it is gone after saving or cloning |
     | `"frozen"` | a frozen weight's penalty is no part of the loss |
     | `"no-op"` | all strengths are 0, as those of the string `"l1l2"` are |

@@ -1,4 +1,4 @@
-"""Silent mistakes around regularizers: what a model has that does nothing, will be lost, or hardly was meant."""
+"""Silent mistakes around regularizers: what a model has that does nothing, will be lost, or was probably not meant."""
 
 import warnings
 import weakref
@@ -37,7 +37,7 @@ class Finding:
 
 KINDS = {
     "inactive": (
-        "on the layer, not on the weight: it does nothing before the model is loaded anew",
+        "on the layer, not on the weight: it does nothing until the model is loaded again",
         "`attach(model, penalty, include=…)`",
         True,
     ),

@@ -2,7 +2,7 @@
 
 Found out by doing it, on a copy: a mark is put wherever the config has, or could have, a regularizer, and the weights of the copy tell
 where it arrives; then on each attribute of the copy, whose config tells where that is written. No list of layer classes could say that
-of a wrapper, a block or a model of the user's own. The layer itself is only read.
+of a wrapper, a block or a model of the user's. The layer itself is only read.
 """
 
 from collections.abc import Iterator

@@ -34,7 +34,7 @@ def made_again(layer: Any, changes: dict[str, Any], shared: dict[int, Any], name
             # Parts of a structural penalty fit the old widths: they are cut and put back once the weights are there.
             config = without_structures({**config, **{key: settings[key] for key in config if key in settings}, **changes})
             return _narrow_again(layer, cls.from_config(config), shared)
-    except Exception as error:  # of the user's own code, or of KerasHub's
+    except Exception as error:  # of the user's code, or of KerasHub's
         if cls.__module__.split(".")[0] == "keras_hub":
             with contextlib.suppress(Exception):
                 given = {**by_arguments(layer, cls), **changes}
