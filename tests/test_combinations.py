@@ -39,6 +39,7 @@ THINGS = {
     "L2-prox": (lambda s: L2(s, proximal=True), Proximal),
     "count-prox": (lambda s: L0Constraint(s, axis=-2), Proximal),
     "count-of-the-model": (lambda s: L0Constraint(s, scope="model", every=2, regrow=False), Proximal),
+    "sum": (lambda s: GroupLasso(s, axis=-2, proximal=True) + L2(s), Proximal),
     "structural": ("structural", Proximal),
 }
 

@@ -10,7 +10,7 @@ import pytest
 from keras import layers
 
 from keras_reg.optimizers import Proximal
-from keras_reg.regularizers import L1, GroupLasso, L0Constraint
+from keras_reg.regularizers import L1, L2, GroupLasso, L0Constraint
 
 BACKEND = keras.backend.backend()
 X = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
@@ -227,6 +227,7 @@ def test_parity(situation, tmp_path):
     things = {
         "group": (Proximal, GroupLasso(0.05, proximal=True)),
         "count": (Proximal, L0Constraint(0.5, scope="model", every=2, regrow=False)),
+        "sum": (Proximal, L1(0.05, proximal=True) + GroupLasso(0.05, proximal=True) + L2(0.01)),
         "zeros": (lambda optimizer: Proximal(optimizer, keep_zeros=True), None),
     }
     for name, (wrap, penalty) in things.items():
