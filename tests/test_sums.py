@@ -155,6 +155,12 @@ def test_a_list_is_a_sum_wherever_penalties_are_given(tmp_path):
     rows = {row.name: row for row in sparsity(model).weights}
     assert rows["hidden/kernel"].penalty_name == "GroupLasso + L2"
     assert rows["hidden/kernel"].group_axis == -1
+    report = sparsity(model)
+    kernel = model.get_layer("hidden").kernel
+    assert report.penalties["L2"] == pytest.approx(0.2 * float(np.sum(ops.convert_to_numpy(kernel) ** 2)), rel=1e-5)
+    assert sum(report.penalties.values()) == pytest.approx(report.total.penalty, rel=1e-5)
+    assert set(report.to_dict()["penalties"]) == {"GroupLasso", "L2", "L1"}
+    assert "L2: " in str(report)
     model.fit(X, Y, epochs=2, verbose=0, callbacks=[WeightHistogram(tmp_path)])
     assert {finding.kind for finding in check(model).findings} == {"adam-l2"}
     copy = keras.models.clone_model(model)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_reg._validation import non_negative
-from keras_reg.models.statistics import count_weights, penalties, totals
+from keras_reg.models.statistics import by_class, count_weights, penalties, totals
 from keras_reg.models.table import html_table, text_table
 from keras_reg.ops.counts import Counts
 from keras_reg.regularizers.sums import names_of
@@ -47,6 +47,8 @@ class Sparsity:
     weights: tuple[WeightSparsity, ...]
     total: WeightSparsity
     near_zero: float
+    penalties: dict[str, float]
+    """What the penalties of each class add to the loss, the parts of sums for themselves."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values, ready for JSON."""
@@ -54,7 +56,13 @@ class Sparsity:
         for row in rows:
             row["shape"] = row["shape"] and list(row["shape"])
             row["group_axis"] = list(row["group_axis"]) if isinstance(row["group_axis"], tuple) else row["group_axis"]
-        return {"weights": rows[:-1], "total": rows[-1], "near_zero": self.near_zero, "note": NOTE.replace("\n", " ")}
+        return {
+            "weights": rows[:-1],
+            "total": rows[-1],
+            "near_zero": self.near_zero,
+            "penalties": self.penalties,
+            "note": NOTE.replace("\n", " "),
+        }
 
     def _columns(self) -> dict[str, list[str]]:
         def share(part, whole):
@@ -78,7 +86,10 @@ class Sparsity:
         return columns
 
     def __str__(self) -> str:
-        return "\n".join([text_table(self._columns(), total=True), "", "compressed: one bit for each weight, and the non-zero ones.", NOTE])
+        by_class = [f"{name}: {value:.3g}" for name, value in self.penalties.items()] if len(self.penalties) > 1 else []
+        return "\n".join(
+            [text_table(self._columns(), total=True), "", *by_class, "compressed: one bit for each weight, and the non-zero ones.", NOTE]
+        )
 
     __repr__ = __str__
 
@@ -135,7 +146,7 @@ def sparsity(model: Any, include: Any = "*", exclude: Any = None, near_zero: flo
         dense_bytes=sum(row.dense_bytes for row in rows),
         compressed_bytes=sum(row.compressed_bytes for row in rows),
     )
-    return Sparsity(rows, total, near_zero)
+    return Sparsity(rows, total, near_zero, by_class(model, penalty_of))
 
 
 def _row(name: str, variable: Any, own: Counts, penalty: float | None) -> WeightSparsity:

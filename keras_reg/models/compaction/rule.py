@@ -20,6 +20,39 @@ class Rule:
 
     A subclass writes `call`; one for layers with weights of several widths also `slots`, and `changes` to their config. Tensors that it
     is not said to look at, by `follows` and `several`, are held at their width by the tracer.
+
+    Example: a layer with a factor for each channel, which loses factors with its channels.
+
+    >>> import keras, numpy as np
+    >>> from keras_reg.models import compact, compaction_rule
+    >>> from keras_reg.models.compaction.rule import Rule, Slot
+    >>> @keras.saving.register_keras_serializable("my_package")
+    ... class Scale(keras.layers.Layer):
+    ...     def __init__(self, channels, **options):
+    ...         super().__init__(**options)
+    ...         self.channels = channels
+    ...         self.factor = self.add_weight(shape=(channels,), initializer="ones", name="factor")
+    ...     def call(self, x):
+    ...         return x * self.factor
+    ...     def get_config(self):
+    ...         return {**super().get_config(), "channels": self.channels}
+    >>> class ScaleRule(Rule):
+    ...     units = None
+    ...     def call(self, args, kwargs, shapes):
+    ...         signal = args[0]  # which channels come in, and which of them are constant
+    ...         self.units = signal.units if self.units is None else self.units
+    ...         self.graph.unite(signal.units, self.units)  # of several calls all lose the same
+    ...         return [signal.like(shapes[0], constants=signal.constants * self.values("factor"))]
+    ...     def slots(self):
+    ...         return [Slot("factor", {0: self.units}, (0,))]  # entries along axis 0 go with the units
+    ...     def changes(self):
+    ...         return {"channels": self.width(self.units)}
+    >>> compaction_rule(Scale, ScaleRule)
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4), Scale(4), keras.layers.Dense(1)])
+    >>> kernel, *others = model.get_weights()
+    >>> model.set_weights([kernel * [1, 0, 0, 1], *others])  # two of four units are dead
+    >>> [layer.count_params() for layer in compact(model).layers]  # of 16, 4 and 5
+    [8, 2, 3]
     """
 
     # The names of further arguments whose tensors the rule follows; the first it always does.
