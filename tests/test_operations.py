@@ -44,7 +44,7 @@ if BACKEND == "torch":
         "permute",
         "split",
     )
-    LIMITS = {("SGD", "L1"): 12, ("SGD", "GroupLasso"): 18, ("Adam", "L1"): 16, ("Adam", "GroupLasso"): 30}
+    LIMITS = {("SGD", "L1"): 12, ("SGD", "GroupLasso"): 18, ("Adam", "L1"): 16, ("Adam", "GroupLasso"): 36}
 
     class Recorded(TorchDispatchMode):
         def __init__(self):

@@ -12,7 +12,7 @@ from keras import ops
 from keras_reg import ops as maps
 from keras_reg._loading import regularizer_from
 from keras_reg._registration import register
-from keras_reg._validation import boolean, non_negative, shown, step_size
+from keras_reg._validation import boolean, non_negative, received, shown, step_size
 from keras_reg.binding import is_record
 from keras_reg.ops.dtypes import widen
 from keras_reg.regularizers.arguments import pair
@@ -75,6 +75,8 @@ class Sum(Penalty):
             )
         names = [type(part).__name__ for part in parts]
         constraints = [type(part).__name__ for part in parts if part.constraint]
+        if not isinstance(moves, (str, type(None))):
+            raise TypeError(f"Argument `moves` must be the name of a class or None. {received(moves, 'moves')}")
         self._given_moves = moves
         self.moves = constraints[0] if moves is None and constraints else moves
         if self.moves is not None and names.count(self.moves) != 1:
