@@ -190,6 +190,7 @@ def test_sums_are_flat_and_say_what_they_are():
     assert (L1(0.1) + L2(0.2)).convex
     assert not three.convex
     assert Sum([L1(0.1)], proximal=True).proximal
+    assert (Sum([L1(0.1), L2(0.2)], moves="L1") + MCP(0.3)).moves == "L1"
 
 
 def test_errors():

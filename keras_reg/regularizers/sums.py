@@ -61,7 +61,10 @@ class Sum(Penalty):
     def __init__(self, penalties: Sequence[Any], moves: str | None = None, proximal: bool = False):
         if not isinstance(penalties, (list, tuple)):
             raise TypeError(f"Argument `penalties` must be a list of penalties. Received: penalties={shown(penalties)}")
-        parts = [part for penalty in penalties for part in parts_of(as_penalty(penalty))]
+        given = [as_penalty(penalty) for penalty in penalties]
+        parts = [part for penalty in given for part in parts_of(penalty)]
+        inner = {penalty._given_moves for penalty in given if isinstance(penalty, Sum)} - {None}
+        moves = inner.pop() if moves is None and len(inner) == 1 else moves  # as the sum within had it
         if not parts:
             raise ValueError("Argument `penalties` must have at least one penalty. Received: penalties=[]")
         if boolean(proximal, "proximal"):
