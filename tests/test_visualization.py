@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import pickle
 
 import keras
 import numpy as np
@@ -18,7 +19,6 @@ from keras_reg.visualization import (
     landscape,
     reliability_diagram,
     strength_curve,
-    style,
     weight_histograms,
     weight_ridges,
 )
@@ -213,7 +213,6 @@ def test_strength_curve():
 
 def test_without_matplotlib(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    monkeypatch.setattr(style, "_picture_class", style._picture_class.__wrapped__)
     for draw in (lambda: weight_histograms({"a": np.ones(3)}), lambda: reliability_diagram([0, 1], np.array([[0.5, 0.5]] * 2))):
         with pytest.raises(ImportError, match="Pictures need the package matplotlib"):
             draw()
@@ -249,6 +248,7 @@ def test_a_figure_shows_itself_and_legends_cover_nothing(name):
     draw, arguments, _ = DRAWN[name]
     figure = draw(*arguments)
     assert figure._repr_png_()[1:4] == b"PNG"
+    assert pickle.loads(pickle.dumps(figure))._repr_png_()[1:4] == b"PNG"
     figure.canvas.draw()
     inside = figure.bbox
     for legend in [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]:

@@ -1,6 +1,7 @@
 """What all pictures share: colours that the colour-blind tell apart, figures that show themselves, and the user's own axes."""
 
 import functools
+import io
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -17,25 +18,19 @@ LONGEST_NAME = 28
 
 def new_figure(width: float, height: float) -> "Figure":
     """A figure that no window manager holds on to, and that a notebook shows whatever its backend is."""
-    return _picture_class()(figsize=(width, height), layout="constrained")
-
-
-@functools.cache
-def _picture_class() -> type:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("Pictures need the package matplotlib: pip install matplotlib") from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure._repr_png_ = functools.partial(_png, figure)
+    return figure
 
-    class Picture(Figure):
-        def _repr_png_(self) -> bytes:
-            import io
 
-            file = io.BytesIO()
-            self.savefig(file, format="png", bbox_inches="tight")
-            return file.getvalue()
-
-    return Picture
+def _png(figure: "Figure") -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", bbox_inches="tight")
+    return file.getvalue()
 
 
 def given_axes(ax: Any, number: int) -> "list[Axes]":
