@@ -222,6 +222,8 @@ def lines_of(function, files):
             sys.settrace(None)
             # Interrupted between a `with` and its block, Python leaves the block's scope open, as it does in Keras.
             global_state.set_global_attribute("name_scope_stack", [])
+            if BACKEND == "tensorflow":
+                context.context().scope_name = ""
         return count
 
     return run
@@ -248,6 +250,7 @@ def test_an_interrupted_first_step_leaves_an_optimizer_that_can_be_built():
 
 if BACKEND == "tensorflow":
     import tensorflow as tf
+    from tensorflow.python.eager import context
 
     def test_strengths_under_a_distribution_strategy():
         with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
