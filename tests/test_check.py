@@ -467,6 +467,8 @@ def test_a_penalty_that_keras_does_not_know_is_found():
     with pytest.warns(UserWarning, match="Unregistered is not registered with Keras"):
         attach(model, Unregistered(0.1))
     assert [(finding.kind, finding.weights) for finding in check(model).findings] == [("unregistered", ("hidden/kernel",))]
+    with pytest.raises(ValueError, match="Unregistered is not registered with Keras"):
+        attach(model, [Unregistered(0.1), L2(0.1)], replace=True)
     with keras.saving.custom_object_scope({"Unregistered": Unregistered}):
         assert not check(model).findings
 

@@ -56,7 +56,7 @@ def test_nothing_dead(family):
 # Small networks of which it can be said by hand what stays
 
 
-def widths(model, **layers):
+def assert_widths(model, **layers):
     """What the plan and the smaller model say of these layers."""
     plan = {row.name: row.width[1] for row in compaction_plan(model).layers if row.width}
     small = check(model)
@@ -86,7 +86,7 @@ def test_constant_units_go_into_the_bias():
     model = dense()
     change(model, "a", "kernel", np.s_[:, [1, 2]])
     change(model, "a", "bias", [1, 2], [-1.0, 0.7])
-    small = widths(model, a=4)
+    small = assert_widths(model, a=4)
     kernel, bias = model.get_layer("b").get_weights()
     np.testing.assert_allclose(small.get_layer("b").get_weights()[1], bias + 0.7 * kernel[2], rtol=1e-6)
     np.testing.assert_array_equal(small.get_layer("b").get_weights()[0], kernel[[0, 3, 4, 5]])
@@ -97,7 +97,7 @@ def test_an_activation_that_is_not_zero_at_zero(name):
     model = dense(name)
     change(model, "a", "kernel", np.s_[:, 1])
     change(model, "a", "bias", 1)
-    small = widths(model, a=5)
+    small = assert_widths(model, a=5)
     kernel, bias = model.get_layer("b").get_weights()
     value = {"sigmoid": 0.5, "softplus": np.log(2), "exponential": 1.0}[name]
     np.testing.assert_allclose(small.get_layer("b").get_weights()[1], bias + value * kernel[1], rtol=1e-6)
@@ -106,14 +106,14 @@ def test_an_activation_that_is_not_zero_at_zero(name):
 def test_units_that_nothing_reads():
     model = dense("tanh")
     change(model, "b", "kernel", np.s_[[0, 5]])
-    widths(model, a=4)
+    assert_widths(model, a=4)
 
 
 def test_a_layer_without_bias_gets_one():
     model = keras.Sequential([keras.Input((5,)), L.Dense(6, "sigmoid", name="a"), L.Dense(3, use_bias=False, name="b")])
     scatter(model, dead=0.0)
     change(model, "a", "kernel", np.s_[:, 1])
-    small = widths(model, a=5)
+    small = assert_widths(model, a=5)
     assert small.get_layer("b").use_bias
     change(model, "a", "bias", 1, -np.inf)
     small = compact(model)
@@ -127,7 +127,7 @@ def test_until_nothing_more_falls():
     change(model, "d", "kernel", np.s_[0])
     for name in "bc":
         change(model, name, "kernel", np.s_[0, 1:])
-    widths(model, a=3, b=3, c=3)
+    assert_widths(model, a=3, b=3, c=3)
 
 
 def test_a_whole_layer_keeps_one_unit():
@@ -150,7 +150,7 @@ def convolutions(padding, **arguments):
 
 def test_convolutions_fold_where_nothing_is_padded():
     model = convolutions("valid")
-    small = widths(model, a=4)
+    small = assert_widths(model, a=4)
     kernel, bias = model.get_layer("b").get_weights()
     np.testing.assert_allclose(small.get_layer("b").get_weights()[1], bias + 0.5 * kernel[:, :, 1].sum((0, 1)), rtol=1e-5)
     assert reasons(model) == {}
@@ -158,10 +158,10 @@ def test_convolutions_fold_where_nothing_is_padded():
 
 def test_at_a_border_only_zeros_go():
     model = convolutions("same")
-    widths(model, a=5)
+    assert_widths(model, a=5)
     assert reasons(model) == {"b": "no bias can stand for a constant at the border of its padding"}
     # Strides of three on nine rows and one column of eight: what "same" then pads is nothing but at the columns.
-    widths(convolutions("same", strides=3), a=5)
+    assert_widths(convolutions("same", strides=3), a=5)
 
 
 def test_transposed_convolutions_take_zeros_only():
@@ -169,7 +169,7 @@ def test_transposed_convolutions_take_zeros_only():
     model = scatter(keras.Sequential(layers), dead=0.0)
     change(model, "a", "kernel", np.s_[..., [1, 2]])
     change(model, "a", "bias", [1, 2], [0.5, -0.5])
-    widths(model, a=5)
+    assert_widths(model, a=5)
 
 
 def test_batch_normalization_makes_constants():
@@ -177,7 +177,7 @@ def test_batch_normalization_makes_constants():
     model = scatter(keras.Sequential(layers), dead=0.0)
     change(model, "a", "kernel", np.s_[:, 1])
     change(model, "n", "gamma", 4)
-    small = widths(model, a=4, n=4)
+    small = assert_widths(model, a=4, n=4)
     gamma, beta, mean, variance = model.get_layer("n").get_weights()
     kernel, bias = model.get_layer("b").get_weights()
     constant = beta[1] - gamma[1] * mean[1] / np.sqrt(variance[1] + 1e-3)
@@ -191,7 +191,7 @@ def test_members_of_a_sum_stay_together():
     for name, units in (("a", [0, 1]), ("b", [1, 2])):
         change(model, name, "kernel", np.s_[:, units])
         change(model, name, "bias", units)
-    widths(model, a=3, b=3)
+    assert_widths(model, a=3, b=3)
 
 
 def test_a_closed_gate():
@@ -205,7 +205,7 @@ def test_a_closed_gate():
     change(model, "gate", "bias", [0, 1], [-1.0, 1.0])
     # The squeeze reads all five: so that the closed one may leave, nothing may read it there.
     change(model, "squeeze", "kernel", np.s_[0])
-    widths(model, a=4, gate=4, squeeze=4)
+    assert_widths(model, a=4, gate=4, squeeze=4)
 
 
 def test_depthwise_channels_go_with_their_filters():
@@ -214,14 +214,14 @@ def test_depthwise_channels_go_with_their_filters():
     change(model, "d", "kernel", np.s_[:, :, 0])  # both filters, constant from here on
     change(model, "d", "kernel", np.s_[:, :, 1, 0])  # one of two
     change(model, "b", "kernel", np.s_[:, :, 4:6])  # both filters of the third are read by nothing
-    widths(model, a=3, d=6)
+    assert_widths(model, a=3, d=6)
 
 
 def test_grouped_convolutions_lose_whole_groups():
     layers = [L.Conv2D(8, 2, name="a"), L.Conv2D(12, 2, groups=4, name="g"), L.Conv2D(3, 1, name="b")]
     model = scatter(keras.Sequential([keras.Input((6, 6, 2)), *layers]), dead=0.0)
     change(model, "b", "kernel", np.s_[:, :, 0:5])  # the first group, and two of three of the second
-    small = widths(model, a=6, g=9)
+    small = assert_widths(model, a=6, g=9)
     assert small.get_layer("g").groups == 3
 
 
@@ -240,7 +240,7 @@ def test_recurrent_units_that_are_silent_or_unread(kind):
     change(model, "a", "recurrent_kernel", np.s_[:, [candidate + 2, candidate + 3]], recurrent)
     change(model, "c", "kernel", np.s_[0])
     change(model, "b", "recurrent_kernel", np.s_[0])
-    widths(model, a=4, b=4)
+    assert_widths(model, a=4, b=4)
 
 
 def test_recurrent_units_with_states_from_elsewhere():
@@ -249,7 +249,7 @@ def test_recurrent_units_with_states_from_elsewhere():
     model = scatter(keras.Model([x, state], L.Dense(2)(y)), dead=0.0)
     for weight in ("/kernel", "recurrent_kernel", "bias"):
         change(model, "a", weight, np.s_[..., [1, 2]])
-    widths(model, a=5, s=5)
+    assert_widths(model, a=5, s=5)
 
 
 def test_both_directions_keep_equally_many():
@@ -313,7 +313,7 @@ def test_dimensions_of_an_embedding():
     model = scatter(keras.Model(x, L.Dense(2, name="b")(L.Embedding(9, 6, name="a")(x))), dead=0.0)
     change(model, "a", "embeddings", np.s_[:, [1, 2]], [0.7, 0.0])
     change(model, "b", "kernel", np.s_[3])
-    widths(model, a=3)
+    assert_widths(model, a=3)
     assert not compaction_plan(model).blockers
     change(model, "a", "embeddings", np.s_[[4, 7]])
     (blocker,) = compaction_plan(model).blockers
@@ -326,7 +326,7 @@ def test_parts_of_a_concatenation():
     y = L.Concatenate()([L.Dense(4, "relu", name="a")(x), L.Dense(3, "relu", name="b")(x)])
     model = scatter(keras.Model(x, L.Dense(2, name="c")(y)), dead=0.0)
     change(model, "c", "kernel", np.s_[[0, 1, 4]])
-    widths(model, a=2, b=2)
+    assert_widths(model, a=2, b=2)
 
 
 def test_flatten_and_permute():
@@ -335,7 +335,7 @@ def test_flatten_and_permute():
     model = scatter(keras.Model(x, L.Dense(2, name="b")(L.Flatten()(y))), dead=0.0)
     change(model, "b", "kernel", np.s_[2::5])
     change(model, "b", "kernel", np.s_[3:8:5])  # at one place of many
-    widths(model, a=4)
+    assert_widths(model, a=4)
 
 
 def test_prelu():
@@ -344,7 +344,7 @@ def test_prelu():
     change(model, "a", "kernel", np.s_[:, [0, 1, 2]])
     change(model, "a", "bias", [0, 1, 2], [1.0, -1.0, -1.0])
     change(model, "p", "alpha", np.s_[:, 1], 0.3)  # the same slope at all places
-    widths(model, a=4, p=4)
+    assert_widths(model, a=4, p=4)
 
 
 def test_barriers_hold_and_are_named():
@@ -354,7 +354,7 @@ def test_barriers_hold_and_are_named():
     scatter(model, dead=0.0)
     change(model, "a", "kernel", np.s_[:, 1])
     change(model, "c", "kernel", np.s_[1])
-    widths(model, a=6, b=3)
+    assert_widths(model, a=6, b=3)
     (blocker,) = compaction_plan(model).blockers
     assert (blocker.layer, blocker.width, blocker.constant, blocker.reason) == ("n", 6, 1, "normalizes over its channels")
     assert "n keeps 6 units, 1 of them constant: normalizes over its channels." in str(compaction_plan(model))
@@ -395,7 +395,7 @@ def test_channels_first():
     scatter(model, dead=0.0)
     change(model, "a", "kernel", np.s_[..., 2])
     change(model, "c", "kernel", np.s_[1::5])
-    widths(model, a=5, n=5, b=4)
+    assert_widths(model, a=5, n=5, b=4)
 
 
 def test_plan_as_plain_values():

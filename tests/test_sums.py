@@ -208,5 +208,8 @@ def test_errors():
         Sum([L0Constraint(0.5), L2(0.1)], moves="L2")
     with pytest.raises(ValueError, match="weight decay"):
         StructuralGroupLasso(0.1) + L2(0.1)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match="cannot be applied by one prox"):
+        attach(model, [L1(0.1, proximal=True), MCP(0.1, proximal=True)])
     with pytest.raises(ValueError, match="axis"):
         keras.layers.Dense(3, bias_regularizer=GroupLasso(0.1, axis=-2) + L2(0.1)).build((None, 2))

@@ -99,8 +99,8 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         # Of each cell: its weight, and weighted by it the confidence and the number of right predictions.
         self.sums = self.add_variable((cells, 3), initializer="zeros", dtype=wide, name="sums")
         if binning == "equal_mass":
-            self.first = self.add_variable((cells, 3), initializer="zeros", dtype=wide, name="first_examples")
-            self.number = self.add_variable((), initializer="zeros", dtype=wide, name="number_of_examples")
+            self.first_examples = self.add_variable((cells, 3), initializer="zeros", dtype=wide, name="first_examples")
+            self.number_of_examples = self.add_variable((), initializer="zeros", dtype=wide, name="number_of_examples")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Count a batch."""
@@ -168,21 +168,21 @@ class ExpectedCalibrationError(keras.metrics.Metric):
     def _keep(self, examples: Any) -> None:
         """The first examples that count, in the order in which they come."""
         counts = ops.not_equal(examples[:, 0], 0)
-        place = ops.cast(self.number, "int32") + ops.cumsum(ops.cast(counts, "int32")) - 1
+        place = ops.cast(self.number_of_examples, "int32") + ops.cumsum(ops.cast(counts, "int32")) - 1
         place = ops.where(ops.logical_and(counts, place < CELLS), place, CELLS)
-        self.first.assign_add(ops.segment_sum(examples, place, num_segments=CELLS + 1)[:CELLS])
+        self.first_examples.assign_add(ops.segment_sum(examples, place, num_segments=CELLS + 1)[:CELLS])
         # Several replicas would write to the same places.
-        added = ops.sum(ops.cast(counts, self.number.dtype)) if replicas() == 1 else CELLS + 1.0
-        self.number.assign(ops.minimum(self.number + added, CELLS + 1.0))
+        added = ops.sum(ops.cast(counts, self.number_of_examples.dtype)) if replicas() == 1 else CELLS + 1.0
+        self.number_of_examples.assign(ops.minimum(self.number_of_examples + added, CELLS + 1.0))
 
     def _cells(self) -> Any:
         """What bins of equal mass are put together from, in the order of confidences."""
-        first = ops.convert_to_tensor(self.first)
+        first = ops.convert_to_tensor(self.first_examples)
         first = ops.take(first, ops.argsort(first[:, 1]), axis=0)
         others = ops.cast(ops.not_equal(first[1:, 1], first[:-1, 1]), "int32")
         distinct = ops.concatenate([ops.zeros((1,), "int32"), ops.cumsum(others)])
         exact = ops.segment_sum(_weighted(first), distinct, num_segments=CELLS)
-        return ops.where(self.number <= CELLS, exact, ops.convert_to_tensor(self.sums))
+        return ops.where(self.number_of_examples <= CELLS, exact, ops.convert_to_tensor(self.sums))
 
     def bins(self) -> Any:
         """`(num_bins, 3)`: of each bin its weight, mean confidence and accuracy (with `class_id`: the share of that class); zeros where a

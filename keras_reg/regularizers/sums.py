@@ -153,9 +153,6 @@ class Sum(Penalty):
     def prox(self, w: Any, step: Any) -> Any:
         return self._together.prox(w, step_size(step, w))
 
-    def joint_prox(self, *args: Any) -> list[Any]:
-        return self._together.joint_prox(*args)
-
     def subdiff_distance(self, w: Any, grad: Any) -> Any:
         return self._together.subdiff_distance(*pair(w, grad))
 
@@ -241,9 +238,6 @@ class Together:
             return self.main.prox(w, step)
         w, dtype = widen(w, "w")
         return ops.cast(self.main.prox(maps.shrink(w, step, self.squares), step / (1 + 2 * self.squares * step)), dtype)
-
-    def joint_prox(self, *args: Any) -> list[Any]:
-        return self.main.joint_prox(*args)
 
     def subdiff_distance(self, w: Any, grad: Any) -> Any:
         grad = grad + 2 * self.squares * w

@@ -8,9 +8,9 @@ from keras_reg._validation import received, whole_number
 from keras_reg.regularizers import Penalty
 from keras_reg.testing.prox_laws import PROX_LAWS
 from keras_reg.testing.samples import Case
-from keras_reg.testing.value_laws import VALUE_LAWS, is_registered
+from keras_reg.testing.value_laws import VALUE_LAWS, registered
 
-LAWS: tuple[Callable[[Case], Iterator[str]], ...] = (*VALUE_LAWS, *PROX_LAWS, is_registered)
+LAWS: tuple[Callable[[Case], Iterator[str]], ...] = (*VALUE_LAWS, *PROX_LAWS, registered)
 
 
 def check_penalty(penalty: Penalty, shape: tuple[int, ...], seed: int = 0) -> None:

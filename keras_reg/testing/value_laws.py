@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_reg._registration import is_registered
 from keras_reg.testing.autodiff import compiled
 from keras_reg.testing.samples import Case, defined, defined_or, show
 
@@ -56,10 +57,9 @@ def strength_moves(case: Case) -> Iterator[str]:
         yield f"at strength {target} it is {values[0]}, and {values[1]} where that was moved to: the constructor keeps what follows it."
 
 
-def is_registered(case: Case) -> Iterator[str]:
+def registered(case: Case) -> Iterator[str]:
     """Its class is registered with Keras."""
-    kind = type(case.penalty)
-    if keras.saving.get_registered_object(keras.saving.get_registered_name(kind)) is not kind:
+    if not is_registered(type(case.penalty)):
         yield "saved models with it cannot be loaded, nor cloned: put `@keras.saving.register_keras_serializable(package)` above the class."
 
 

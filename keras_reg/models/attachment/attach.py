@@ -9,7 +9,7 @@ import keras
 from keras_reg._validation import boolean
 from keras_reg.models.attachment.assignment import Assignment, own_copy
 from keras_reg.models.attachment.changes import Change, Changes
-from keras_reg.models.attachment.mistakes import describe, does_nothing, is_registered
+from keras_reg.models.attachment.mistakes import describe, does_nothing, unregistered
 from keras_reg.models.attachment.rebuilt import same_regularizer
 from keras_reg.models.attachment.structural_parts import structural_parts
 from keras_reg.models.compaction.compact import structural_groups
@@ -112,12 +112,9 @@ def attach(
         )
     assignment = Assignment(model, wanted, lasting)
     assignment.apply()
-    for name in sorted({type(one).__name__ for one in given.values() if one is not None and lasting and not is_registered(one)}):
-        warnings.warn(
-            f"{name} is not registered with Keras: a saved model with it can be loaded with `custom_objects` alone. Put "
-            "`@keras.saving.register_keras_serializable(package)` above the class.",
-            stacklevel=2,
-        )
+    names = sorted({name for one in given.values() if one is not None and lasting for name in unregistered(one)})
+    if names:
+        warnings.warn(f"A saved model can be loaded with `custom_objects` alone, as {_not_registered(names)}", stacklevel=2)
     return _changes(rows, assignment)
 
 
@@ -179,10 +176,15 @@ def _nothing_left(optimizer: Any) -> str:
     )
 
 
+def _not_registered(names: list[str]) -> str:
+    return f"{', '.join(names)} is not registered with Keras: put `@keras.saving.register_keras_serializable(package)` above the class."
+
+
 def _regularizer(value: Any) -> Any:
     """The regularizer that is meant; one that cannot be told from its config could not be saved."""
+    value = Sum(value) if isinstance(value, (list, tuple)) else value  # which says itself what it does not take
     try:
-        regularizer = Sum(value) if isinstance(value, (list, tuple)) else keras.regularizers.get(value)
+        regularizer = keras.regularizers.get(value)
     except (ValueError, TypeError):
         regularizer = None
     if not isinstance(regularizer, keras.regularizers.Regularizer):
@@ -194,6 +196,10 @@ def _regularizer(value: Any) -> Any:
         again = own_copy(regularizer)
     except NotImplementedError:
         again = None
+    except ValueError as error:
+        if not (names := unregistered(regularizer)):
+            raise
+        raise ValueError(f"{regularizer!r} is not rebuilt from its config, as {_not_registered(names)}") from error
     if again is None or not same_regularizer(again, regularizer):
         raise ValueError(f"{regularizer!r} is not rebuilt as it is from its `get_config`, so that it could not be saved with a model.")
     if does_nothing(regularizer) and not isinstance(regularizer, Penalty):

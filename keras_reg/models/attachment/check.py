@@ -56,6 +56,7 @@ def check(model: Any, batch: tuple | None = None) -> Check:
     | --- | --- |
     | `"inactive"` | a regularizer was set on a built layer, where it does nothing until the model is loaded again |
     | `"lost"` | one was set on a weight and is not in the config: it is gone after saving or cloning |
+    | `"unregistered"` | the class of one is not registered with Keras: no saved model with it can be loaded, or cloned |
     | `"frozen"` | a frozen weight's penalty is no part of the loss |
     | `"no-op"` | all strengths are 0, as those of the string `"l1l2"` are |
     | `"unapplied"` | a proximal penalty under an optimizer that does not apply it |

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_reg._registration import is_registered
 from keras_reg.binding import is_record, regularizer_attributes
 from keras_reg.models.attachment.carrier import carried
 from keras_reg.models.attachment.rebuilt import rebuilt_weights, same_regularizer, units
@@ -127,7 +128,7 @@ def _of_weight(variable: Any, owner: Any, optimizer: Any, proximal: list, base: 
     if does_nothing(regularizer):
         yield "no-op"
         return
-    if not is_registered(regularizer):
+    if unregistered(regularizer):
         yield "unregistered"
     if isinstance(regularizer, StructuralGroupLasso):
         pass  # of all that makes a unit, biases and normalization are a part
@@ -213,11 +214,10 @@ def describe(regularizer: Any) -> str:
     return f"{regularizer.__class__.__name__}({', '.join(arguments)})"
 
 
-def is_registered(regularizer: Any) -> bool:
-    """Whether Keras knows its class, now: as a custom object too."""
-    kind = regularizer.__class__
-    known = keras.saving.get_registered_object(keras.saving.get_registered_name(kind))
-    return known is kind or kind.__module__.split(".")[0] == "keras"
+def unregistered(regularizer: Any) -> list[str]:
+    """The classes of it and of what is in it that Keras could not load."""
+    kinds = {one.__class__ for part in (regularizer, *parts_of(regularizer)) for one in (part, getattr(part, "penalty", part))}
+    return sorted(kind.__name__ for kind in kinds if kind.__module__.split(".")[0] != "keras" and not is_registered(kind))
 
 
 def does_nothing(regularizer: Any) -> bool:
