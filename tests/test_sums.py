@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 from sklearn.linear_model import ElasticNet
 
-from keras_reg.callbacks import StrengthScheduler, WeightHistogram
+from keras_reg.callbacks import StrengthScheduler, TargetSparsity, WeightHistogram
 from keras_reg.models import attach, check, sparsity, strip
 from keras_reg.optimizers import Proximal
 from keras_reg.regularizers import L0, L1, L1L2, L2, MCP, GroupLasso, HoyerSquare, L0Constraint, SparseGroupLasso, StructuralGroupLasso, Sum
@@ -180,6 +180,16 @@ def test_a_constraint_with_weight_decay():
     model.optimizer.set_strength(0.9)
     model.fit(X, Y, batch_size=64, epochs=1, verbose=0)
     assert np.count_nonzero(model.get_weights()[0]) == 1
+
+
+def test_target_sparsity_moves_what_makes_zeros():
+    parts = [L1(1e-3, proximal=True), L2(0.01)]
+    with pytest.raises(ValueError, match="moves='GroupLasso'"):
+        regression(Sum(parts), Proximal("adam"), 1).fit(X, Y, verbose=0, callbacks=[TargetSparsity(0.5, epoch=2)])
+    model = regression(Sum(parts, moves="L1"), Proximal(keras.optimizers.Adam(0.02)), 1)
+    history = model.fit(X, Y, batch_size=8, epochs=3, verbose=0, callbacks=[TargetSparsity(0.5, epoch=8)]).history
+    assert history["strength"][-1] != 1e-3
+    assert [part.strength for part in model.layers[0].kernel_regularizer.penalties] == [history["strength"][-1], 0.01]
 
 
 def test_sums_are_flat_and_say_what_they_are():

@@ -79,6 +79,12 @@ class TargetSparsity(StrengthCallback):
             raise ValueError(
                 f"TargetSparsity multiplies strengths, so none may be 0 at the start. Received: strength 0 at {', '.join(zero)}"
             )
+        mixed = [path for path, v in chosen.items() if v.regularizer.by_gradient is not None and v.regularizer.moves is None]
+        if mixed:
+            raise ValueError(
+                "TargetSparsity would move all parts of a sum by one factor, also those in the loss, which make no zeros: name the "
+                f"one that moves, as in `Sum([GroupLasso(…, proximal=True), L2(…)], moves='GroupLasso')`. Received: sums at {', '.join(mixed)}"
+            )
         if self.of == "groups" and not any(hasattr(v.regularizer, "axis") for v in self._penalised.values()):
             raise ValueError("Argument `of` must be 'weights' for a model without group penalties. Received: of='groups'")
         return chosen
