@@ -83,7 +83,8 @@ class TargetSparsity(StrengthCallback):
         if mixed:
             raise ValueError(
                 "TargetSparsity would move all parts of a sum by one factor, also those in the loss, which make no zeros: name the "
-                f"one that moves, as in `Sum([GroupLasso(…, proximal=True), L2(…)], moves='GroupLasso')`. Received: sums at {', '.join(mixed)}"
+                "one that moves, as in `Sum([GroupLasso(…, proximal=True), L2(…)], moves='GroupLasso')`. "
+                f"Received: sums at {', '.join(mixed)}"
             )
         if self.of == "groups" and not any(hasattr(v.regularizer, "axis") for v in self._penalised.values()):
             raise ValueError("Argument `of` must be 'weights' for a model without group penalties. Received: of='groups'")
