@@ -6,6 +6,7 @@ strength to which it has been moved, the optimizer that applies its prox, the ot
 structure. It passes for the penalty as it is now.
 """
 
+import collections
 import functools
 import json
 import re
@@ -75,7 +76,7 @@ class Record:
         if name.startswith("__") or "configured" not in self.__dict__:
             raise AttributeError(name)
         value = getattr(self.configured, name)
-        if name in ("proximal", "structure", "axis") or isinstance(value, (bool, str, type(None))):
+        if name in ("proximal", "structure", "part", "axis") or isinstance(value, (bool, str, type(None))):
             return value  # of what is no strength, no strength need be read
         return getattr(self.present, name)
 
@@ -250,6 +251,13 @@ def structure_of(penalty: Any) -> str | None:
     return getattr(penalty, "structure", None)
 
 
+def structure_key(regularizer: Any) -> Any:
+    """What weights of one structure have in common; `None` for a weight by itself."""
+    if (name := structure_of(regularizer)) is None:
+        return None
+    return (name, id(regularizer._structure)) if is_record(regularizer) else name
+
+
 def kind_of(penalty: Any) -> Any:
     """What penalties have in common that differ in their strengths alone; `None` where weights under them cannot be stacked."""
     if penalty.stacked() is None:
@@ -271,10 +279,14 @@ def record(variable: Any) -> Record:
 
 def join(variables: Iterable[Any]) -> None:
     """Tell the weights of a structure of each other."""
-    structures: dict[str, list[Any]] = {}
+    structures: dict[tuple[str, int], list[Any]] = {}
+    seen: collections.Counter = collections.Counter()
     for variable in variables:
         if is_penalty(variable.regularizer) and (name := structure_of(variable.regularizer)) is not None:
-            structures.setdefault(name, []).append(variable)
+            # Copies of a model within one have structures of the same names, and list their weights in the same order.
+            part = getattr(variable.regularizer, "part", None)
+            structures.setdefault((name, seen[name, part]), []).append(variable)
+            seen[name, part] += part is not None
     for members in structures.values():
         known = [v for m in members if is_record(m.regularizer) for r in m.regularizer._structure or () if (v := r()) is not None]
         references = [weakref.ref(v) for v in {id(v): v for v in (*known, *members)}.values()]
@@ -372,6 +384,17 @@ class _Strength(keras.random.SeedGenerator):
         with unlocked(layer):
             setattr(layer, f"_{made.name}", made)
         return made
+
+
+def variables_of(layer: Any) -> list[Any]:
+    """All variables of a layer but those of strengths that move, which come and go."""
+    strengths = {id(generator.state) for one in layers_of(layer) for generator in one._seed_generators if isinstance(generator, _Strength)}
+    return [variable for variable in layer.variables if id(variable) not in strengths]
+
+
+def seeds_of(layer: Any) -> list[Any]:
+    """The random numbers of this very layer."""
+    return [generator for generator in layer._seed_generators if not isinstance(generator, _Strength)]
 
 
 def wide(variable: Any) -> str:

@@ -98,6 +98,7 @@ CASES = (
     Case("L0Constraint", lambda: R.L0Constraint(0.4), lambda w: 0.0),
     Case("L0Constraint-groups", lambda: R.L0Constraint(0.4, axis=-1, scope="model"), lambda w: 0.0),
     Case("L0Constraint-blocks", lambda: R.L0Constraint(0.4, block_size=(1, 1), every=3, regrow=False), lambda w: 0.0),
+    Case("StructuralL0Constraint", lambda: R.StructuralL0Constraint(0.4, structure="one weight alone"), lambda w: 0.0),
     Case("L1+L2", lambda: R.L1(0.3) + R.L2(0.2), per_weight(lambda u: 0.3 * u + 0.2 * u**2)),
     Case("MCP+L2", lambda: R.MCP(0.3) + R.L2(0.2), per_weight(lambda u: mcp(u, 0.3, 3.0) + 0.2 * u**2)),
     Case(

@@ -54,6 +54,7 @@ VALID = {
     R.GroupHoyerSquare: {"strength": 0.1},
     R.StructuralGroupLasso: {"strength": 0.1},
     R.L0Constraint: {"sparsity": 0.5},
+    R.StructuralL0Constraint: {"budget": 0.5},
     R.Sum: {"penalties": [R.L1(0.1), R.L2(0.1)]},
     optimizers.Proximal: {"inner_optimizer": "sgd"},
     losses.LabelSmoothingCrossentropy: {},

@@ -12,7 +12,8 @@ from keras import layers, ops
 from keras_reg.callbacks import StrengthScheduler, TargetSparsity, WeightHistogram
 from keras_reg.models import attach, sparsity
 from keras_reg.optimizers import Proximal
-from keras_reg.regularizers import L1, L2, GroupLasso, L0Constraint, SparseGroupLasso, StructuralGroupLasso
+from keras_reg.regularizers import L1, L2, GroupLasso, L0Constraint, SparseGroupLasso, StructuralGroupLasso, StructuralL0Constraint
+from keras_reg.regularizers.part import Part
 
 BACKEND = keras.backend.backend()
 X = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
@@ -40,8 +41,18 @@ THINGS = {
     "count-prox": (lambda s: L0Constraint(s, axis=-2), Proximal),
     "count-of-the-model": (lambda s: L0Constraint(s, scope="model", every=2, regrow=False), Proximal),
     "sum": (lambda s: GroupLasso(s, axis=-2, proximal=True) + L2(s), Proximal),
-    "structural": ("structural", Proximal),
+    "structural": (lambda s: StructuralGroupLasso(s), Proximal),
+    "budget": (lambda s: StructuralL0Constraint(1 - s), Proximal),
 }
+
+
+def with_penalty(make, penalty):
+    """A model with it, put on where it reaches over several weights."""
+    if not isinstance(penalty, Part):
+        return make(penalty)
+    model = make(None)
+    attach(model, penalty)
+    return model
 
 
 def sequential(penalty):
@@ -150,12 +161,7 @@ def run(thing, situation, model="sequential", strength=0.0, without=False):
     """The history and weights of a run; `without` the thing."""
     make, wrap = THINGS[thing]
     keras.utils.set_random_seed(0)
-    if make == "structural":
-        made = MODELS[model](None)
-        if not without:
-            attach(made, StructuralGroupLasso(strength))
-    else:
-        made = MODELS[model](None if without else make(strength))
+    made = with_penalty(MODELS[model], None if without else make(strength))
     history = SITUATIONS[situation](bare if without else wrap, made)
     return history, made.get_weights()
 
@@ -204,9 +210,7 @@ def test_at_a_strength_every_place_shows_the_same(thing, tmp_path):
     """`loss`, `val_loss`, `evaluate`, `losses`, the reports."""
     make, wrap = THINGS[thing]
     keras.utils.set_random_seed(0)
-    model = sequential(None if make == "structural" else make(0.05))
-    if make == "structural":
-        attach(model, StructuralGroupLasso(0.05))
+    model = with_penalty(sequential, make(0.05))
     model.compile(wrap(keras.optimizers.SGD(0.0)), "mse", metrics=["mse"])
     fresh = [float(ops.convert_to_numpy(sum(model.losses)))]
     history = fit(model, validation_data=(X, Y), callbacks=[WeightHistogram(tmp_path / "logs")])
@@ -271,13 +275,11 @@ def test_structures_are_counted_once(tmp_path):
     assert (total.zero_groups, total.groups) == (4, 6)
 
 
-@pytest.mark.parametrize("thing", ["L1-prox", "group-prox", "count-prox", "structural"])
+@pytest.mark.parametrize("thing", ["L1-prox", "group-prox", "count-prox", "structural", "budget"])
 def test_divergence_shows(thing):
     """Weights that are NaN stay NaN, so that the loss is, and `TerminateOnNaN` stops."""
     make, wrap = THINGS[thing]
-    model = sequential(None if make == "structural" else make(0.05))
-    if make == "structural":
-        attach(model, StructuralGroupLasso(0.05))
+    model = with_penalty(sequential, make(0.05))
     model.compile(wrap(keras.optimizers.Adam(0.1)), "mse")
     weights = model.get_weights()
     weights[0][0, 0] = np.nan

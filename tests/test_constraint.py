@@ -193,7 +193,7 @@ def test_attached_it_acts_and_what_is_wrong_is_said():
     model.compile(Proximal(ADAM()), "mse")
     with pytest.raises(ValueError, match="its share of zeros is set"):
         fit(model, callbacks=[TargetSparsity(0.5, 1)])
-    with pytest.raises(ValueError, match=r"`schedule\(1\)` must be at least 0 and below 1. Received: schedule\(1\)=1.0"):
+    with pytest.raises(ValueError, match=r"schedule\(1\)=1.0 is out of bounds. Argument `sparsity` must be at least 0 and below 1"):
         fit(model, callbacks=[StrengthScheduler(lambda epoch: float(epoch))])
     assert zeros(model) == [0, 0]
     fit(model)

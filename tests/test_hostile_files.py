@@ -16,7 +16,7 @@ from keras.src.utils import python_utils
 import keras_reg
 from keras_reg.models import attach, check, detach, strip
 from keras_reg.optimizers import Proximal
-from keras_reg.regularizers import L1, Grouped, StructuralGroupLasso
+from keras_reg.regularizers import L1, Grouped, StructuralGroupLasso, StructuralL0Constraint
 
 BACKEND = keras.backend.backend()
 X = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
@@ -156,6 +156,12 @@ def test_in_the_place_of_a_regularizer(place, name):
 OF_OURS = {
     "Grouped": lambda: Grouped(L1(0.1), axis=-2),
     "StructuralGroupLasso": lambda: StructuralGroupLasso(0.1, "macs", "a", -1, [0, 1, -1], [1.0, 2.0, 3.0]),
+    "StructuralL0Constraint": lambda: StructuralL0Constraint(
+        0.5,
+        structure="a",
+        groups=[0, 1],
+        costs={"rest": 1, "terms": [[2, [[2, [[0, 2, 1]]]]]], "members": [[0, 2, 1]], "families": [[0, 2, 1]]},
+    ),
     "Proximal": lambda: Proximal("adam"),
     "MCP": lambda: keras_reg.regularizers.MCP(0.1),
     "GroupLasso": lambda: keras_reg.regularizers.GroupLasso(0.1, axis=(0, 1)),

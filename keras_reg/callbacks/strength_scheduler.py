@@ -11,7 +11,6 @@ from keras import ops
 from keras_reg._validation import non_negative, one_of, shown, whole_number
 from keras_reg.binding import is_constraint, move
 from keras_reg.callbacks.strength import StrengthCallback
-from keras_reg.regularizers.constraint import share
 
 MOST_TRIALS = 100  # of a schedule, before training starts
 
@@ -89,9 +88,12 @@ class StrengthScheduler(StrengthCallback):
                     penalty.with_strength(1.0)
                 except ValueError as error:  # strengths without a ratio
                     raise ValueError(f"StrengthScheduler cannot move {path!r}. {error}") from None
-            else:  # a share, whose bounds are its own
-                for position, value in self._tried.items():
-                    share(value, f"schedule({position})")
+                continue
+            for position, value in self._tried.items():  # shares, whose bounds are the constraint's own
+                try:
+                    penalty.with_strength(value)
+                except ValueError as error:
+                    raise ValueError(f"schedule({position})={value} is out of bounds. {error}") from None
         return chosen
 
     def _ends_apart(self) -> bool:

@@ -127,6 +127,12 @@ class Units:
     block_size: tuple[int, int] | None = None
     pooling: str = "norm"
 
+    def number(self, shape: tuple[int, ...]) -> int:
+        """How many there are in a weight of this shape."""
+        if self.axis is not None:
+            return math.prod(shape[a] for a in group_axes(self.axis, len(shape))[0])
+        return math.prod(shape) // math.prod(self.block_size or (1,))
+
     def sizes(self, magnitude: Any) -> Any:
         """How large each is, as a vector; `magnitude` has what each entry counts. For norms: root mean squares."""
         if self.axis is not None:

@@ -6,7 +6,7 @@ from typing import Any
 from keras import ops
 
 from keras_reg.backend import numbers_suffice
-from keras_reg.binding import is_constraint
+from keras_reg.binding import is_constraint, structure_key
 from keras_reg.ops.dtypes import widen
 from keras_reg.ops.projections import without
 from keras_reg.optimizers import step_sizes
@@ -45,7 +45,8 @@ class Counted:
         for variable in variables:
             constraint = self._constraint(variable)
             if constraint is not None:
-                pools.setdefault(id(variable) if constraint.pool is None else constraint.pool, []).append(variable)
+                pool = structure_key(variable.regularizer) or constraint.pool
+                pools.setdefault(id(variable) if pool is None else pool, []).append(variable)
             elif id(variable) in zero:
                 self._assign(variable, without(ops.stop_gradient(variable.value), zero[id(variable)]), rate)
         for members in pools.values():

@@ -7,7 +7,7 @@ from typing import Any
 from keras import ops
 
 from keras_reg.backend import materialized
-from keras_reg.binding import structure_of
+from keras_reg.binding import structure_key
 
 STACKED = 2**20
 """At most so many weights are copied into one tensor; from some size on the copies cost more than the operations."""
@@ -19,7 +19,7 @@ def together(variables: Iterable[Any]) -> list[list[Any]]:
     found: dict[Any, list[list[Any]]] = {}
     for variable in variables:
         own = variable.regularizer
-        if (structure := structure_of(own)) is not None:
+        if (structure := structure_key(own)) is not None:
             key, limit = structure, math.inf
         else:
             key, limit = (own.kind, tuple(variable.shape), variable.dtype), STACKED

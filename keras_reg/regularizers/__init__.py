@@ -12,6 +12,7 @@ from keras_reg.regularizers.l0 import L0
 from keras_reg.regularizers.lookup import get
 from keras_reg.regularizers.penalty import Penalty
 from keras_reg.regularizers.structural import StructuralGroupLasso
+from keras_reg.regularizers.structural_constraint import StructuralL0Constraint
 from keras_reg.regularizers.sums import Sum
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Regularizer",
     "SparseGroupLasso",
     "StructuralGroupLasso",
+    "StructuralL0Constraint",
     "Sum",
     "deserialize",
     "get",

@@ -33,6 +33,7 @@ class Constraint(Penalty):
 
     Class attributes:
         constraint: What tells one from a penalty.
+        idle: The share at which it holds anyway.
 
     Attributes:
         pool: What the weights that are projected together share; `None` for a weight by itself.
@@ -41,6 +42,7 @@ class Constraint(Penalty):
     """
 
     constraint = True
+    idle = 0.0
     pool: Any = None
 
     def __init__(self, every: int = 1, regrow: bool = True):
@@ -180,6 +182,11 @@ class L0Constraint(Constraint):
     def pool(self) -> Any:
         return None if self.scope == "weight" else (self.axis, self.block_size, self.pooling, self.every, self.regrow)
 
+    @property
+    def units(self) -> Units:
+        """What stays or goes as a whole."""
+        return Units(self.axis, self.block_size, self.pooling)
+
     def check_shape(self, shape: tuple[int, ...]) -> None:
         if self.axis is not None:
             group_axes(self.axis, len(shape))
@@ -192,7 +199,7 @@ class L0Constraint(Constraint):
         if self.n_of_m is not None:
             m = self.n_of_m[1]
             return [keep_n_of_m(w, m - number_of(self.sparsity, m), m, step=step) for w, step in zip(tensors, steps, strict=True)]
-        units = Units(self.axis, self.block_size, self.pooling)
+        units = self.units
         sizes = [units.sizes(magnitudes(w, step)) for w, step in zip(tensors, steps, strict=True)]
         numbers = [size.shape[0] for size in sizes]
         dropped = number_of(self.sparsity, sum(numbers))

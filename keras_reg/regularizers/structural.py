@@ -1,8 +1,6 @@
 """A group lasso whose groups reach over several weights: all that has to go for a unit of the model to leave."""
 
 import functools
-import itertools
-import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -11,17 +9,18 @@ import numpy as np
 from keras import ops
 
 from keras_reg._registration import register
-from keras_reg._validation import axes, floating_tensor, items, non_negative, one_of, received, step_size, whole_number
+from keras_reg._validation import floating_tensor, items, non_negative, one_of, step_size
 from keras_reg.ops.dtypes import at_least, like, tiny, widen
-from keras_reg.ops.groups import group_axes, norm_left, scaled, share_left
+from keras_reg.ops.groups import norm_left, scaled, share_left
 from keras_reg.regularizers.arguments import largest_magnitude, pair
+from keras_reg.regularizers.part import Part
 from keras_reg.regularizers.penalty import Penalty
 
 COSTS = ("parameters", "macs")
 
 
 @register
-class StructuralGroupLasso(Penalty):
+class StructuralGroupLasso(Part, Penalty):
     """`strength * sum_g weight_g * ||w_g||`, where group `g` holds the entries of several weights that have to be zero for a unit to leave.
 
     `keras_reg.models.attach(model, StructuralGroupLasso(strength))` finds the groups in the graph of the model (`structural_groups`) and
@@ -36,9 +35,9 @@ class StructuralGroupLasso(Penalty):
     Args:
         strength: Non-negative strength, in units of loss per unit of weight.
         cost: `None`, or what the leaving of a unit frees: `"parameters"` or `"macs"`.
-        structure, axis, groups, weights: Set by `attach`. The name that parts of the same groups share; the axis (or axes that follow one
-            another) whose entries belong to groups; for each entry along it the number of its group, -1 for none (`None`: the numbers from
-            0); and the weights of these groups, one for all or one for each entry.
+        structure, axis, groups, weights, part: Set by `attach`. The name that parts of the same groups share; the axis (or axes that follow
+            one another) whose entries belong to groups; for each entry along it the number of its group, -1 for none (`None`: the numbers
+            from 0); the weights of these groups, one for all or one for each entry; and the number of this part.
         proximal: As in `Penalty`, but `True` by default.
 
     Example:
@@ -62,17 +61,12 @@ class StructuralGroupLasso(Penalty):
         groups: Sequence[int] | None = None,
         weights: float | Sequence[float] = 1.0,
         proximal: bool = True,
+        part: int | None = None,
     ):
         super().__init__(proximal)
         self.strength = non_negative(strength, "strength")
         self.cost = None if cost is None else one_of(cost, COSTS, "cost")
-        if not isinstance(structure, (str, type(None))):
-            raise TypeError(f"Argument `structure` must be a name or None. {received(structure, 'structure')}")
-        self.structure = structure
-        self.axis = axes(axis, "axis")
-        if isinstance(self.axis, tuple) and any(b - a != 1 for a, b in itertools.pairwise(self.axis)):
-            raise ValueError(f"Argument `axis` must hold axes that follow one another. {received(axis, 'axis')}")
-        self.groups = None if groups is None else [whole_number(group, "groups", at_least=-1) for group in items(groups, "groups")]
+        self.place(structure, part, axis, groups)
         several = isinstance(weights, (list, tuple, np.ndarray))
         self.weights = [non_negative(w, "weights") for w in items(weights, "weights")] if several else non_negative(weights, "weights")
         if several and groups is not None and len(self.weights) != len(self.groups):
@@ -82,55 +76,13 @@ class StructuralGroupLasso(Penalty):
             )
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
-        if self.structure is None:
-            raise ValueError("Its groups are not known yet: give it to a model by `keras_reg.models.attach(model, penalty)`.")
-        group_axes(self.axis, len(shape))  # an axis that is not there
-        length = self._length(shape)
-        for given in (self.groups, self.weights):
-            if isinstance(given, list) and len(given) != length:
-                raise ValueError(f"It was made for {len(given)} entries along axis {self.axis}, and there are {length}.")
-
-    def _axes(self, rank: int) -> list[int]:
-        axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
-        return [axis % rank for axis in axes]
-
-    def numbers(self, shape: tuple[int, ...]) -> np.ndarray:
-        """For each entry along the axis the number of its group; -1 for none."""
-        if self.groups is not None:
-            return np.array(self.groups)
-        return np.arange(self._length(shape))
-
-    def _length(self, shape: tuple[int, ...]) -> int:
-        return math.prod(shape[axis] for axis in self._axes(len(shape)))
+        super().check_shape(shape)
+        if isinstance(self.weights, list) and len(self.weights) != self.length(shape):
+            raise ValueError(f"It was made for {len(self.weights)} entries along axis {self.axis}, and there are {self.length(shape)}.")
 
     def group_weights(self, number: int) -> np.ndarray:
         """The weight of each entry's group."""
         return np.broadcast_to(np.asarray(self.weights, "float64"), (number,))
-
-    def collect(self, values: Any, number: int) -> Any:
-        """For each of so many groups the sum of its entries here."""
-        collected = ops.sum(ops.reshape(values, self.flat_shape(values.shape)), axis=(0, 2))
-        numbers = self.numbers(values.shape)
-        if np.array_equal(numbers, np.arange(number)):
-            return collected
-        # Entries without a group go to one more, which is dropped.
-        segments = ops.convert_to_tensor(np.where(numbers < 0, number, numbers).astype("int32"))
-        return ops.segment_sum(collected, segments, num_segments=number + 1)[:number]
-
-    def spread(self, values: Any, shape: tuple[int, ...], otherwise: float = 0.0) -> Any:
-        """What each group has, at its entries here, in a shape that broadcasts to the weights."""
-        numbers, number = self.numbers(shape), int(values.shape[0])
-        if not np.array_equal(numbers, np.arange(number)):
-            padded = ops.concatenate([values, ops.full((1,), otherwise, values.dtype)])
-            values = ops.take(padded, ops.convert_to_tensor(np.where(numbers < 0, number, numbers).astype("int32")))
-        axes = self._axes(len(shape))
-        return ops.reshape(values, [length if axis in axes else 1 for axis, length in enumerate(shape)])
-
-    def flat_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
-        axes = self._axes(len(shape))
-        parts = shape[: axes[0]], [shape[axis] for axis in axes], shape[axes[-1] + 1 :]
-        # The batch axis of activations may have no static size.
-        return tuple(-1 if None in tuple(part) else math.prod(part) for part in parts)
 
     def value(self, w: Any) -> Any:
         return self.strength * Groups.of([(self, w.shape)]).total([w])
@@ -171,9 +123,7 @@ class StructuralGroupLasso(Penalty):
         return {
             "strength": self.strength,
             "cost": self.cost,
-            "structure": self.structure,
-            "axis": list(self.axis) if isinstance(self.axis, tuple) else self.axis,
-            "groups": self.groups,
+            **self.place_config(),
             "weights": self.weights,
             **super().get_config(),
         }
@@ -181,17 +131,6 @@ class StructuralGroupLasso(Penalty):
     def __repr__(self) -> str:
         part = "" if self.structure is None else f", structure={self.structure!r}, axis={self.axis}"
         return f"{type(self).__name__}({self.strength!r}{'' if self.cost is None else f', cost={self.cost!r}'}{part})"
-
-
-def without_structures(config: Any) -> Any:
-    """A config without the parts of structural penalties in it."""
-    if isinstance(config, dict):
-        if str(config.get("registered_name")).endswith("StructuralGroupLasso") and config["config"].get("structure"):
-            return None
-        return {key: without_structures(value) for key, value in config.items()}
-    if isinstance(config, (list, tuple)):
-        return type(config)(without_structures(value) for value in config)
-    return config
 
 
 def cut(parts: list[tuple[StructuralGroupLasso, np.ndarray]]) -> list[StructuralGroupLasso]:

@@ -18,8 +18,8 @@ from keras_reg.ops.dtypes import widen
 from keras_reg.regularizers.arguments import pair
 from keras_reg.regularizers.convex import L1, L1L2, L2
 from keras_reg.regularizers.grouped import GroupLasso, SparseGroupLasso
+from keras_reg.regularizers.part import Part
 from keras_reg.regularizers.penalty import Penalty
-from keras_reg.regularizers.structural import StructuralGroupLasso
 
 OF_KERAS = {keras.regularizers.L1: L1, keras.regularizers.L2: L2, keras.regularizers.L1L2: L1L2}
 REASON = "they have no prox in closed form together, only any one of them with L2, and L1 with group lassos of one axis"
@@ -71,9 +71,9 @@ class Sum(Penalty):
             parts = [part if part.proximal else type(part).from_config({**part.get_config(), "proximal": True}) for part in parts]
         super().__init__(any(part.proximal for part in parts))
         self.penalties = parts
-        if any(isinstance(part, StructuralGroupLasso) for part in parts):
+        if any(isinstance(part, Part) for part in parts):
             raise ValueError(
-                "StructuralGroupLasso cannot be part of a sum, as its groups reach over several weights. For L2 beside it give the "
+                "What reaches over several weights cannot be part of a sum: a structural penalty or constraint. For L2 beside it give the "
                 f"optimizer a weight decay, as `AdamW` has. Received: penalties={parts!r}"
             )
         names = [type(part).__name__ for part in parts]

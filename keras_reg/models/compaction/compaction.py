@@ -5,11 +5,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_reg.binding import is_constraint, is_record, move, structure_of
 from keras_reg.models.attachment.assignment import Assignment, own_copy
 from keras_reg.models.attachment.rebuilt import same_regularizer
 from keras_reg.models.compaction import rules as rules
 from keras_reg.models.compaction.classes import is_of_the_hub
 from keras_reg.models.compaction.compiling import compile_alike
+from keras_reg.models.compaction.constraints import fitted, fitted_budgets
 from keras_reg.models.compaction.graphs import graph_of
 from keras_reg.models.compaction.making import is_own, own_object
 from keras_reg.models.compaction.rule import Rule
@@ -72,14 +74,19 @@ class Compaction:
         self.tracer.maker.restore()
         pairs = self.tracer.maker.parts(self.model)
         sources = [source for rule, layer in pairs for source in transfer(rule, layer, self.tracer.graph)]
-        self._put_penalties(new, sources)
+        constrained = self._put_penalties(new, sources)
         _same_trainable(self.model, new)
         compile_alike(self.model, new, {id(variable): (old, slot) for variable, old, slot in sources}, self.tracer.graph)
+        # The optimizer remembers the shares of before.
+        move([(weight, given.strength) for weight, given in constrained if is_record(weight.regularizer)])
         return new
 
-    def _put_penalties(self, model: Any, sources: list[tuple]) -> None:
-        """The regularizers that the new layers have not got by their configs: those set on weights alone, and those that were cut."""
-        wanted, parts = [], []
+    def _put_penalties(self, model: Any, sources: list[tuple]) -> list[tuple[Any, Any]]:
+        """The regularizers that the new layers have not got by their configs: those set on weights alone, and those that were cut.
+
+        Returns the weights with constraints.
+        """
+        wanted, parts, constrained = [], [], []
         for new, old, slot in sources:
             if old is None or old.regularizer is None:
                 continue
@@ -87,16 +94,23 @@ class Compaction:
                 axis = old.regularizer.axis
                 mask = self.tracer.graph.kept(slot.axes[axis]).ravel() if slot is not None else None
                 parts.append((new, old.regularizer, mask))
+            elif is_constraint(old.regularizer):
+                constrained.append((new, old))
             elif is_own(old.regularizer):  # it may have no config
                 if new.regularizer is None:
                     wanted.append((new, own_object(old.regularizer)))
             elif not same_regularizer(new.regularizer, old.regularizer):
                 wanted.append((new, own_copy(old.regularizer)))
+        apart = [pair for pair in constrained if structure_of(pair[1].regularizer) is None]
+        joint = [pair for pair in constrained if structure_of(pair[1].regularizer) is not None]
+        constrained = [(new, given) for new, given in (*fitted(apart), *fitted_budgets(model, joint)) if given is not None]
+        wanted += constrained
         parts = [(new, part, mask) for new, part, mask in parts if mask is not None]
         made = cut([(part, mask) for _, part, mask in parts])
         wanted += [(new, part) for (new, _, _), part in zip(parts, made, strict=True)]
         if wanted:
             Assignment(model, wanted, lasting=False).apply()
+        return constrained
 
 
 def _checked(model: Any) -> Any:

@@ -1,5 +1,6 @@
 """The same graph turned round: which slices of which weights have to go together for a unit to leave."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_reg.models.compaction.compaction import Compaction
+from keras_reg.models.compaction.slots import resolve
 from keras_reg.models.compaction.units import FIXED
 from keras_reg.weights import read
 
@@ -72,8 +74,12 @@ def _numbers(indices: tuple[int, ...]) -> str:
 
 def groups(compaction: Compaction) -> list[StructuralGroup]:
     """All groups whose weights something produces, that no layer holds back, and that leave at zero."""
+    return list(by_root(compaction, compaction.tracer.graph.roots(bundled=True)).values())
+
+
+def by_root(compaction: Compaction, roots: np.ndarray) -> dict[int, StructuralGroup]:
+    """The groups by the units that stand for theirs."""
     graph = compaction.tracer.graph
-    roots = graph.roots(bundled=True)
     held = np.zeros(len(roots), bool)
     held[roots[FIXED]] = True
     for pin in graph.pins:
@@ -93,7 +99,50 @@ def groups(compaction: Compaction) -> list[StructuralGroup]:
                 costs.setdefault(root, [0, 0])[1] += each
     found = [root for root, parts in slices.items() if any(part.produces for part in parts)]
     leaving = _leaving(compaction.model, {root: slices[root] for root in found}, roots)
-    return [StructuralGroup(tuple(slices[root]), *costs[root]) for root in sorted(leaving)]
+    return {root: StructuralGroup(tuple(slices[root]), *costs[root]) for root in sorted(leaving)}
+
+
+@dataclass(frozen=True)
+class Factor:
+    """What a weight costs, or what else is multiplied: the product of the lengths of its axes, so many times.
+
+    Attributes:
+        parameters: 1 where it is counted as a weight.
+        macs: How often each of its entries multiplies.
+        axes: For each axis the unit that stands for those of each entry.
+    """
+
+    parameters: int
+    macs: int
+    axes: tuple[np.ndarray, ...]
+
+
+def factors(compaction: Compaction, roots: np.ndarray) -> list[Factor]:
+    """All that a model costs: what is left of it where units leave is exact."""
+    found, counted = [], set()
+    for rule in compaction.rules:
+        slots = {id(slot.variable(rule.layer)): slot for slot in rule.slots()}
+        for variable in rule.owned():
+            slot = slots.get(id(variable))
+            positions = rule.positions.get(slot.path, 0) if slot is not None else 0
+            parameters = int(id(variable) not in counted)
+            counted.add(id(variable))
+            found.append(Factor(parameters, positions, _roots_along(variable, slot, roots)))
+        owned = {id(variable) for variable in rule.owned()}
+        for path, positions in rule.positions.items():  # what is multiplied by and owned by none, or has no slot
+            variable = resolve(rule.layer, path)
+            if id(variable) not in owned or id(variable) not in slots:
+                found.append(Factor(0, positions, _roots_along(variable, slots.get(id(variable)), roots)))
+        found += [Factor(0, each, (roots[units.ravel()],)) for units, each in rule.unit_macs()]
+    return found
+
+
+def _roots_along(variable: Any, slot: Any, roots: np.ndarray) -> tuple[np.ndarray, ...]:
+    along = {} if slot is None else {axis: roots[units.ravel()] for axis, units in slot.axes.items()}
+    rank = len(variable.shape)
+    taken = {axis % rank for axes in along for axis in ((axes,) if isinstance(axes, int) else axes)}
+    rest = math.prod([length for axis, length in enumerate(variable.shape) if axis not in taken])
+    return (*along.values(), np.full(rest, roots[FIXED]))
 
 
 def _leaving(model: Any, slices: dict[int, list[WeightSlice]], roots: np.ndarray) -> set[int]:

@@ -11,7 +11,9 @@ from keras_reg.models.attachment.carrier import original_class
 from keras_reg.models.attachment.rebuilt import own_classes
 from keras_reg.models.compaction.narrowed import Narrowed, by_arguments, narrowed, own_config, unnarrowed_kind
 from keras_reg.models.compaction.slots import resolve
-from keras_reg.regularizers.structural import without_structures
+from keras_reg.regularizers import Sum
+from keras_reg.regularizers.constraint import Constraint
+from keras_reg.regularizers.part import Part
 from keras_reg.weights import layers_of
 
 SETTINGS = ("activation", "_initializer", "_regularizer", "_constraint")
@@ -31,8 +33,8 @@ def made_again(layer: Any, changes: dict[str, Any], shared: dict[int, Any], name
         with _sharing(layer, shared), keras.saving.custom_object_scope(_classes(layer)):
             with _own_settings(layer) as settings:
                 config = own_config(layer)
-            # Parts of a structural penalty fit the old widths: they are cut and put back once the weights are there.
-            config = without_structures({**config, **{key: settings[key] for key in config if key in settings}, **changes})
+            # Parts of a structural penalty, and constraints, fit the old widths: they are cut and put back once the weights are there.
+            config = _without_what_is_cut({**config, **{key: settings[key] for key in config if key in settings}, **changes})
             return _narrow_again(layer, cls.from_config(config), shared)
     except Exception as error:  # of the user's code, or of KerasHub's
         if cls.__module__.split(".")[0] == "keras_hub":
@@ -41,6 +43,21 @@ def made_again(layer: Any, changes: dict[str, Any], shared: dict[int, Any], name
                 new = narrowed(cls(**given), {}, {}, None if changes else dict(layer._build_shapes_dict), by_arguments=True)
                 return _narrow_again(layer, new, shared)
         raise ValueError(f"Layer {name!r} cannot be made again from its own config: {type(error).__name__}: {error}") from error
+
+
+def _without_what_is_cut(config: Any) -> Any:
+    """A config without the regularizers in it that fit one width."""
+    if isinstance(config, dict):
+        if isinstance(inner := config.get("config"), dict):
+            kind = keras.saving.get_registered_object(str(config.get("registered_name")))
+            if isinstance(kind, type) and issubclass(kind, (Part, Constraint)) and inner.get("structure", True) is not None:
+                return None
+            if kind is Sum and any(_without_what_is_cut(part) is None for part in inner["penalties"]):
+                return None
+        return {key: _without_what_is_cut(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return type(config)(_without_what_is_cut(value) for value in config)
+    return config
 
 
 def _narrow_again(layer: Any, new: Any, shared: dict[int, Any]) -> Any:

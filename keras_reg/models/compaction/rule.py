@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_reg.binding import variables_of
 from keras_reg.models.compaction.making import config_of, is_own, made_again
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.slots import Matrix, Slot, resolve
@@ -175,9 +176,9 @@ class Rule:
         cut = {id(slot.variable(self.layer)): slot for slot in self.slots()}
         wanted = [
             cut[id(variable)].cut(np.empty(variable.shape, bool), self.graph).shape if id(variable) in cut else tuple(variable.shape)
-            for variable in self.layer.variables
+            for variable in variables_of(self.layer)
         ]
-        return wanted == [tuple(variable.shape) for variable in new.variables]
+        return wanted == [tuple(variable.shape) for variable in variables_of(new)]
 
     def parts(self, new: Any) -> list[tuple["Rule", Any]]:
         """The rules of the layers within, each with its new layer; itself where it has the weights."""

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_reg.binding import seeds_of
+
 
 def pairs(layer: Any, other: Any) -> list[tuple[Any, Any]]:
     """Two layers of one kind, and those within both. Keras may give the layers of a model another order; their names stay."""
@@ -22,7 +24,7 @@ def take_over(one: Any, other: Any) -> None:
     _take_over_assets(one, other)
     _take_over_attributes(one, other)
     take_over_states(one, other)
-    for generator, ours in zip(one._seed_generators, other._seed_generators, strict=False):
+    for generator, ours in zip(seeds_of(one), seeds_of(other), strict=False):
         ours.state.assign(ops.copy(generator.state))
     if hasattr(other, "finalize_state") and other.variables:  # of preprocessing, which computes with copies of its variables
         other.finalize_state()

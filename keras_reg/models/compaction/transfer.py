@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_reg.binding import seeds_of, variables_of
 from keras_reg.models.compaction.rule import Rule
 from keras_reg.models.compaction.slots import Slot
 from keras_reg.models.compaction.state import pairs, take_over, take_over_states
@@ -57,7 +58,7 @@ def assign(variable: keras.Variable, values: np.ndarray) -> None:
 def _rest(rule: Rule, layer: Any, made: list[Source]) -> list[Source]:
     """The variables that the rule says nothing of, seeds of random numbers among them: as they are."""
     done = {id(variable) for new, old, _ in made for variable in (new, old)}
-    owned = _own_variables if rule.alone else lambda layer: layer.variables
+    owned = _own_variables if rule.alone else variables_of
     olds, news = ([variable for variable in owned(owner) if id(variable) not in done] for owner in (rule.layer, layer))
     if [tuple(variable.shape) for variable in olds] != [tuple(variable.shape) for variable in news]:
         raise ValueError(
@@ -71,7 +72,7 @@ def _rest(rule: Rule, layer: Any, made: list[Source]) -> list[Source]:
 
 
 def _own_variables(layer: Any) -> list[keras.Variable]:
-    return own_variables(layer) + [generator.state for generator in layer._seed_generators]
+    return own_variables(layer) + [generator.state for generator in seeds_of(layer)]
 
 
 def _listed(variables: list[keras.Variable]) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_reg.binding import seeds_of, variables_of
 from keras_reg.models.compaction.activations import continuous, entrywise
 from keras_reg.models.compaction.constants import apply
 from keras_reg.models.compaction.narrowed import Narrowed, narrowed
@@ -151,7 +152,7 @@ class BlockRule(Wrapper, Entrywise):
 
     def owned(self):
         """What no rule within has."""
-        inner = {id(variable) for rule in self.within() for variable in rule.layer.variables}
+        inner = {id(variable) for rule in self.within() for variable in variables_of(rule.layer)}
         return [variable for variable in self.layer.weights if id(variable) not in inner]
 
     def rebuild(self):
@@ -172,7 +173,7 @@ class BlockRule(Wrapper, Entrywise):
         pairs = [pair for _, rule in self._within.values() for pair in rule.parts(found[id(rule.layer)])]
         covered = {id(layer) for _, rule in self._within.values() for layer in rule.layer._flatten_layers()}
         for layer in self.layer._flatten_layers():
-            if id(layer) not in covered and (own_variables(layer) or layer._seed_generators):
+            if id(layer) not in covered and (own_variables(layer) or seeds_of(layer)):
                 pairs.append((AsItIs(layer, self.tracer), found[id(layer)]))
         return pairs
 
