@@ -153,6 +153,7 @@ def test_in_the_place_of_a_regularizer(place, name):
         keras.Sequential.from_config(config)
 
 
+RUN = [[0, 2, 1]]
 OF_OURS = {
     "Grouped": lambda: Grouped(L1(0.1), axis=-2),
     "StructuralGroupLasso": lambda: StructuralGroupLasso(0.1, "macs", "a", -1, [0, 1, -1], [1.0, 2.0, 3.0]),
@@ -160,7 +161,7 @@ OF_OURS = {
         0.5,
         structure="a",
         groups=[0, 1],
-        costs={"rest": 1, "terms": [[2, [[2, [[0, 2, 1]]]]]], "members": [[0, 2, 1]], "families": [[0, 2, 1]]},
+        costs={"rest": 1, "terms": [[2, [[2, RUN]]]], "members": RUN, "families": RUN},
     ),
     "Proximal": lambda: Proximal("adam"),
     "MCP": lambda: keras_reg.regularizers.MCP(0.1),

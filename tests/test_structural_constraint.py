@@ -274,7 +274,7 @@ def test_errors():
     with pytest.raises(ValueError, match="already has"):
         attach(model, L0Constraint(0.5))
     model.compile("adam", "mse")
-    with pytest.raises(ValueError, match="acts through `keras_reg.optimizers.Proximal` alone"):
+    with pytest.raises(ValueError, match=r"acts through `keras_reg\.optimizers\.Proximal` alone"):
         fit(model)
 
 
