@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from keras import layers
 
+from keras_reg.models import attach
 from keras_reg.optimizers import Proximal
-from keras_reg.regularizers import L1, L2, GroupLasso, L0Constraint
+from keras_reg.regularizers import L1, L2, GroupLasso, L0Constraint, StructuralL0Constraint
+from keras_reg.regularizers.part import Part
 
 BACKEND = keras.backend.backend()
 X = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
@@ -22,6 +24,10 @@ def adam(**arguments):
 
 
 def network(penalty, dtype=None):
+    if isinstance(penalty, Part):
+        made = network(None, dtype)
+        attach(made, penalty)
+        return made
     return keras.Sequential([keras.Input((4,)), layers.Dense(3, kernel_regularizer=penalty, dtype=dtype), layers.Dense(1, dtype=dtype)])
 
 
@@ -203,6 +209,10 @@ if BACKEND == "jax":
     SITUATIONS["data parallel"] = data_parallel
 
 
+# Made with the penalty in their layers; or with weights of one unit under two optimizers, which is refused.
+NOT_BY_ATTACH = ("several optimizers", "several outputs", "sequences", "attention", "weighted")
+
+
 def run(situation, wrap, penalty, directory):
     keras.utils.set_random_seed(0)
     directory.mkdir()
@@ -228,8 +238,11 @@ def test_parity(situation, tmp_path):
         "group": (Proximal, GroupLasso(0.05, proximal=True)),
         "count": (Proximal, L0Constraint(0.5, scope="model", every=2, regrow=False)),
         "sum": (Proximal, L1(0.05, proximal=True) + GroupLasso(0.05, proximal=True) + L2(0.01)),
+        "budget": (Proximal, StructuralL0Constraint(0.6, every=2)),
         "zeros": (lambda optimizer: Proximal(optimizer, keep_zeros=True), None),
     }
+    if situation in NOT_BY_ATTACH:
+        del things["budget"]
     for name, (wrap, penalty) in things.items():
         found, warned = run(situation, wrap, penalty, tmp_path / name)
         assert np.all(np.isfinite(found))

@@ -168,24 +168,35 @@ def classifier(make_penalty, inner, hidden=64):
     return model
 
 
-@pytest.mark.parametrize("inner", ["SGD", "Adam"])
-def test_a_target_is_reached_and_held(inner):
-    model = classifier(
-        lambda: L1(1e-4, proximal=True), {"SGD": keras.optimizers.SGD(0.1, momentum=0.9), "Adam": keras.optimizers.Adam(2e-3)}[inner]
-    )
-    history = model.fit(*digits(), batch_size=32, epochs=12, verbose=0, callbacks=[TargetSparsity(0.8, epoch=8)]).history
-    np.testing.assert_allclose(history["sparsity"][8:], 0.8, atol=0.05)
-    kernels = np.concatenate([w.ravel() for w in model.get_weights() if w.ndim == 2])
-    assert history["sparsity"][-1] == np.mean(kernels == 0)
-    assert history["accuracy"][-1] > 0.9
+TARGETS = {
+    "weights-SGD": (lambda: L1(1e-4, proximal=True), lambda: keras.optimizers.SGD(0.1, momentum=0.9), 0.8, "weights"),
+    "weights-Adam": (lambda: L1(1e-4, proximal=True), lambda: keras.optimizers.Adam(2e-3), 0.5, "weights"),
+    "groups-SGD": (lambda: GroupLasso(1e-4, axis=-2, proximal=True), lambda: keras.optimizers.SGD(0.05, momentum=0.9), 0.5, "groups"),
+    "groups-Adam": (lambda: GroupLasso(1e-4, axis=-2, proximal=True), lambda: keras.optimizers.Adam(2e-3), 0.4, "groups"),
+}
 
 
-def test_a_target_of_groups():
-    model = classifier(lambda: GroupLasso(1e-4, axis=-2, proximal=True), keras.optimizers.SGD(0.05, momentum=0.9), hidden=128)
-    history = model.fit(*digits(), batch_size=32, epochs=12, verbose=0, callbacks=[TargetSparsity(0.4, epoch=8, of="groups")]).history
-    np.testing.assert_allclose(history["group_sparsity"][8:], 0.4, atol=0.1)
+@pytest.mark.parametrize("case", TARGETS)
+def test_a_target_is_reached_and_held(case):
+    penalty, inner, target, of = TARGETS[case]
+    model = classifier(penalty, inner(), hidden=96)
+    history = model.fit(*digits(), batch_size=32, epochs=8, verbose=0, callbacks=[TargetSparsity(target, epoch=5, of=of)]).history
     kernels = [w for w in model.get_weights() if w.ndim == 2]
-    assert history["group_sparsity"][-1] == np.mean(np.concatenate([np.all(w == 0, axis=1) for w in kernels]))
+    zero = [w == 0 if of == "weights" else np.all(w == 0, axis=1) for w in kernels]
+    shown = history["sparsity" if of == "weights" else "group_sparsity"]
+    assert shown[-1] == np.mean(np.concatenate([one.ravel() for one in zero]))
+    np.testing.assert_allclose(shown[4:], target, atol=0.02)
+    assert not any(one.all() for one in zero)
+    assert history["accuracy"][-1] > 0.85
+
+
+def test_a_target_is_held_while_the_learning_rate_falls_to_zero():
+    """Strengths act by their product with it, and do not grow without bound."""
+    steps = 6 * -(-len(digits()[0]) // 32)
+    model = classifier(lambda: L1(1e-4, proximal=True), keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(2e-3, steps)))
+    history = model.fit(*digits(), batch_size=32, epochs=6, verbose=0, callbacks=[TargetSparsity(0.7, epoch=4)]).history
+    np.testing.assert_allclose(history["sparsity"][3:], 0.7, atol=0.02)
+    assert max(history["strength"]) < 0.1
 
 
 RESUMED = """

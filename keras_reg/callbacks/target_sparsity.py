@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 from keras_reg._validation import greater_than, one_of, real_number
@@ -10,27 +11,33 @@ from keras_reg.binding import is_constraint, move
 from keras_reg.callbacks.strength import StrengthCallback
 from keras_reg.models.statistics import zeros
 from keras_reg.running import proximal_optimizers
+from keras_reg.weights import read
 
-PROPORTIONAL = 6.0  # a jump of the sparsity by 10 points changes a strength by the factor exp(0.6)
-INTEGRAL = 40.0  # 10 points too few during the whole ramp change it by exp(4)
-FARTHEST = 1e6  # from the configured strength, in either direction
+LARGEST_RISE = 1.0  # of the logarithm of the strengths in one correction, at the largest learning rate so far
+NEARLY = 0.005  # how near the share comes to the one that is asked for
+FARTHEST = math.log(1e6)  # from the configured strength, in either direction
 
 
 class TargetSparsity(StrengthCallback):
     """Finds the strengths under which a wanted share of the weights is exactly zero at a given epoch, and holds it.
 
-    The sparsity asked for rises from 0 to `target` along `target * (1 - (1 - t)**3)`, `t` from 0 to 1 at `epoch`. A proportional-integral
-    controller moves the logarithm of the strengths towards it; the strengths keep their ratios. They are its state, saved
-    with the optimizer: a run resumed from the end of an epoch goes on as if it had not stopped (where the number of steps is not known
-    before the first epoch, put the callback before those that save). It moves them as much less as the
-    learning rate is below the largest so far, as a strength acts by both, and by a factor of a million at the most.
+    The sparsity asked for rises from 0 to `target` along `target * (1 - (1 - t)**3)`, `t` from 0 to 1 at `epoch`. At each correction the
+    strengths are kept below those at which the proxes alone, without gradients, would take more than that to zero until the next one. Where
+    zeros are missing they rise, by a factor of 2.7 at most (as much less as the learning rate is below the largest so far), and what the
+    gradients have held back beyond half a point is set to zero, in the order in which the proxes would take it. So the share is followed
+    from below, groups that do not come back are not lost to a strength that was too high for a moment, and no weight becomes zero as a
+    whole. The strengths keep their ratios, and are within a factor of a million of those configured.
+
+    They are all that it remembers, saved with the optimizer: a run resumed from the end of an epoch goes on as if it had not stopped (where
+    the number of steps is not known before the first epoch, put the callback before those that save; where the learning rate is scheduled,
+    what is the largest so far starts anew).
 
     Args:
         target: Share of the penalised weights that shall be zero, between 0 and 1, both excluded.
         epoch: Number of epochs from the start of training (`initial_epoch` included) after which it shall be reached.
         of: `"weights"` (default): the share of exact zeros among the penalised weights; `"groups"`: the share of zero groups, for
             group penalties. Groups that reach over several weights count once.
-        every: Steps between two corrections. Defaults to 10. Fewer follow more closely; each counts the zeros once.
+        every: Steps between two corrections. Defaults to 10. Each applies the proxes about eight times, to copies.
         verbose: 1 prints a line each epoch. Defaults to 0.
 
     Needs `keras_reg.optimizers.Proximal`: without a prox there are no exact zeros to count. `logs` gains `strength` (or `strength/<path>`),
@@ -56,7 +63,6 @@ class TargetSparsity(StrengthCallback):
 
     def on_train_begin(self, logs=None):
         self._steps_in_epoch = self.params.get("steps")
-        self._last = None
         self._largest_rate = 0.0
         super().on_train_begin(logs)
 
@@ -95,11 +101,6 @@ class TargetSparsity(StrengthCallback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch, self._in_epoch, self._at_the_end = epoch, 0, None
-        self._remember_where_it_starts()
-
-    def _remember_where_it_starts(self) -> None:
-        if self._ready and self._last is None:
-            self._last = self._asked_for(), self._reached()
 
     def on_train_batch_end(self, batch, logs=None):
         before, self._in_epoch = self._in_epoch, batch + 1
@@ -108,7 +109,6 @@ class TargetSparsity(StrengthCallback):
         if before // self.every == self._in_epoch // self.every and not ends:
             return
         self._sync()
-        self._remember_where_it_starts()
         reached = self._correct()
         if ends:
             self._at_the_end = reached
@@ -120,31 +120,75 @@ class TargetSparsity(StrengthCallback):
         return self.target * (1 - (1 - progress) ** 3)
 
     def _reached(self) -> float:
-        if self.of == "groups":
-            return zeros(self._penalised.values(), groups_of_penalties=True).group_sparsity
-        return zeros(self._penalised.values()).sparsity
+        return self._share(zeros(self._penalised.values(), self.of == "groups"))
 
     def _correct(self) -> float:
         asked_for, reached = self._asked_for(), self._reached()
-        asked_before, reached_before = self._last
-        self._last = asked_for, reached
-        corrections = self.epoch * max(1.0, (self._steps_in_epoch or self._in_epoch) / self.every)
-        change = PROPORTIONAL * ((asked_for - asked_before) - (reached - reached_before)) + INTEGRAL / corrections * (asked_for - reached)
         rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self._largest_rate = max(self._largest_rate, rate)
-        change *= rate / self._largest_rate if self._largest_rate else 0.0
-        move([(variable, self._moderate(variable, change)) for variable in self._moved.values()])
-        return reached
+        if not self._largest_rate:
+            return reached
+        self._rate = rate or self._largest_rate
+        change, values = self._largest_change(asked_for)
+        missing = reached < asked_for - NEARLY
+        change = min(change, LARGEST_RISE * rate / self._largest_rate if missing else 0.0)
+        if rate:
+            move([(variable, self._moderate(variable, change)) for variable in self._moved.values()])
+        if not missing:
+            return reached
+        for variable in self._moved.values():
+            now, then = read(variable), values.get(id(variable))
+            if then is not None and np.any((then == 0) & (now != 0)):
+                variable.assign(np.where(then == 0, np.zeros_like(now), now))
+        return self._reached()
+
+    def _largest_change(self, asked_for: float) -> tuple[float, dict[int, np.ndarray]]:
+        """Of the logarithm of the strengths, so that the proxes alone take no more than that to zero; and the weights that they leave."""
+        low, high, step = 0.0, 0.0, 1.0
+        best = self._ahead(low)
+        if best[0] <= asked_for:
+            while high < 4 * FARTHEST:
+                low, high, step = high, high + step, 2 * step
+                tried = self._ahead(high)
+                if tried[0] > asked_for:
+                    break
+                best = tried
+        else:
+            low = -FARTHEST
+            best = self._ahead(low)
+            if best[0] > asked_for:
+                return 0.0, {}  # what nothing holds, as no gradient has come to it, goes at any strength
+        for _ in range(12):
+            if asked_for - best[0] < NEARLY:
+                break
+            middle = (low + high) / 2
+            tried = self._ahead(middle)
+            if tried[0] <= asked_for:
+                low, best = middle, tried
+            else:
+                high = middle
+        return low, best[1]
+
+    def _ahead(self, change: float) -> tuple[float, dict[int, np.ndarray]]:
+        """The share of zeros, and the weights, as the proxes alone would leave them until the next correction, at changed strengths."""
+        values: dict[int, np.ndarray] = {}
+        for optimizer in proximal_optimizers(self.model.optimizer):
+            values |= optimizer.ahead(self.every, self._rate, math.exp(change))
+        if any(not values[id(v)].any() and read(v).any() for v in self._moved.values()):
+            return math.inf, values  # a layer without weights
+        return self._share(zeros(self._penalised.values(), self.of == "groups", values)), values
+
+    def _share(self, found: Any) -> float:
+        return found.group_sparsity if self.of == "groups" else found.sparsity
 
     def _moderate(self, variable: Any, change: float) -> float:
         own = variable.regularizer
         configured = own.configured.strength
-        return min(max(own.strength * math.exp(change), configured / FARTHEST), configured * FARTHEST)
+        return min(max(own.strength * math.exp(change), configured * math.exp(-FARTHEST)), configured * math.exp(FARTHEST))
 
     def on_epoch_end(self, epoch, logs=None):
         self._sync()
         self._steps_in_epoch = self._steps_in_epoch or self._in_epoch
-        self._remember_where_it_starts()
         reached = self._correct() if self._at_the_end is None else self._at_the_end
         strengths = {path: v.regularizer.strength for path, v in self._moved.items()}
         self._log(logs, strengths)

@@ -15,6 +15,8 @@ from keras_reg.ops.dtypes import widen
 from keras_reg.regularizers.sums import parts_of
 from keras_reg.weights import group_axis, read
 
+Values = Mapping[int, np.ndarray] | None
+
 
 def penalties(model: Any) -> dict[int, float]:
     """What each weight adds to the loss, by `id` of the variable.
@@ -79,11 +81,11 @@ class Totals:
         return self.zero_groups / self.groups if self.groups else 0.0
 
 
-def totals(variables: Mapping[str, Any], counts: Mapping[str, Counts]) -> Totals:
+def totals(variables: Mapping[str, Any], counts: Mapping[str, Counts], values: Values = None) -> Totals:
     """The counts of weights added up; both by the same names."""
     own = list(counts.values())
     apart = [counts[name] for name, variable in variables.items() if structure_of(variable.regularizer) is None]
-    joint = [_structural_groups(members) for members in _structures(variables.values())]
+    joint = [_structural_groups(members, values) for members in _structures(variables.values())]
     return Totals(
         size=sum(one.size for one in own),
         zeros=sum(one.zeros for one in own),
@@ -96,22 +98,28 @@ def totals(variables: Mapping[str, Any], counts: Mapping[str, Counts]) -> Totals
     )
 
 
-def count_weights(variables: Mapping[str, Any], near_zero: float = 0.0) -> dict[str, Counts]:
-    """What is in each weight."""
-    return {name: count(read(variable), near_zero, group_axis(variable)) for name, variable in variables.items()}
+def count_weights(variables: Mapping[str, Any], near_zero: float = 0.0, values: Values = None) -> dict[str, Counts]:
+    """What is in each weight, or would be with other values."""
+    return {name: count(_values(variable, values), near_zero, group_axis(variable)) for name, variable in variables.items()}
 
 
-def zeros(variables: Iterable[Any], groups_of_penalties: bool = False) -> Totals:
+def _values(variable: Any, values: Values) -> np.ndarray:
+    found = (values or {}).get(id(variable))
+    return read(variable) if found is None else found
+
+
+def zeros(variables: Iterable[Any], groups_of_penalties: bool = False, values: Values = None) -> Totals:
     """The zeros of weights together.
 
     Args:
         variables: The weights.
         groups_of_penalties: Whether to count the groups of group penalties alone, rather than units and filters elsewhere as well.
+        values: Other values than the present ones, by `id` of the variable.
     """
     named = {str(index): variable for index, variable in enumerate(variables)}
     if groups_of_penalties:
         named = {name: v for name, v in named.items() if getattr(v.regularizer, "axis", None) is not None}
-    return totals(named, count_weights(named))
+    return totals(named, count_weights(named, values=values), values)
 
 
 def _structures(variables: Iterable[Any]) -> list[list[Any]]:
@@ -126,13 +134,13 @@ def _structures(variables: Iterable[Any]) -> list[list[Any]]:
     return list(found.values())
 
 
-def _structural_groups(members: list[Any]) -> tuple[int, int]:
+def _structural_groups(members: list[Any], values: Values) -> tuple[int, int]:
     """How many groups there are, and how many have no entry that is not zero in any of the weights."""
     numbers = [variable.regularizer.numbers(tuple(variable.shape)) for variable in members]
     alive = np.zeros(max((int(own.max(initial=-1)) for own in numbers), default=-1) + 1, bool)
     present = np.zeros_like(alive)
     for variable, own in zip(members, numbers, strict=True):
-        along = np.any(read(variable).reshape(variable.regularizer.flat_shape(tuple(variable.shape))) != 0, axis=(0, 2))
+        along = np.any(_values(variable, values).reshape(variable.regularizer.flat_shape(tuple(variable.shape))) != 0, axis=(0, 2))
         inside = own >= 0
         present[own[inside]] = True
         np.logical_or.at(alive, own[inside], along[inside])

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -294,42 +294,66 @@ class Proximal(keras.optimizers.Optimizer):
     def _update(self, grads: Sequence[Any], variables: Sequence[Any], learning_rate: Any) -> None:
         inner, zero = self.inner_optimizer, self.counted.zeros(variables)
         type(inner)._backend_update_step(inner, grads, variables, learning_rate)
-        rate = ops.cast(learning_rate, self._strengths.dtype)
-        if self._past is not None:
-            past, rate = step_sizes.accumulated(inner, self._past.value, rate)
+        rate, past = self._rate(learning_rate)
+        if past is not None:
             self._past.assign(past)
-        steps = (lambda variables: rate) if self.metric == "euclidean" else step_sizes.preconditioned(inner)(inner, rate)
-        for members in together(v for v in variables if self.applies_prox_to(v) and not is_constraint(v.regularizer)):
-            if structure_of(members[0].regularizer) is not None:
-                after = self._prox_of_structure(members, [steps([variable]) for variable in members])
-            else:
-                before = ops.stop_gradient(stacked([variable.value for variable in members]))
-                after = unstacked(self.penalty_in_step(members).by_prox.prox(before, steps(members)), len(members))
-            for variable, values in zip(members, after, strict=True):
-                step_sizes.remember(inner, variable, values, rate)
-                variable.assign(values)
+        steps = self._steps(rate)
+        for variable, values in self._proxed(variables, steps):
+            step_sizes.remember(inner, variable, values, rate)
+            variable.assign(values)
         self.counted.apply(variables, zero, steps, rate)
 
-    def penalty_in_step(self, members: Sequence[Any]) -> Any:
+    def _rate(self, learning_rate: Any) -> tuple[Any, Any]:
+        """The step of the prox without a metric, and what is to be remembered of it, if anything is."""
+        rate = ops.cast(learning_rate, self._strengths.dtype)
+        if self._past is None:
+            return rate, None
+        past, rate = step_sizes.accumulated(self.inner_optimizer, self._past.value, rate)
+        return rate, past
+
+    def _steps(self, rate: Any) -> Callable[[Any], Any]:
+        if self.metric == "euclidean":
+            return lambda variables: rate
+        return step_sizes.preconditioned(self.inner_optimizer)(self.inner_optimizer, rate)
+
+    def _proxed(self, variables: Iterable[Any], steps: Callable, factor: float = 1.0) -> Iterator[tuple[Any, Any]]:
+        """The weights with penalties and what their proxes make of them."""
+        for members in together(v for v in variables if self.applies_prox_to(v) and not is_constraint(v.regularizer)):
+            if structure_of(members[0].regularizer) is not None:
+                after = self._prox_of_structure(members, [steps([variable]) for variable in members], factor)
+            else:
+                before = ops.stop_gradient(stacked([variable.value for variable in members]))
+                after = unstacked(self.penalty_in_step(members, factor).by_prox.prox(before, steps(members)), len(members))
+            yield from zip(members, after, strict=True)
+
+    def ahead(self, updates: int, learning_rate: float, factor: float) -> dict[int, np.ndarray]:
+        """What the proxes alone, at strengths multiplied by `factor`, make of the weights in so many updates: by `id` of the variable."""
+        with outside_of_graphs():
+            rate, _ = self._rate(learning_rate)
+            one = self._steps(rate)
+            proxed = self._proxed(self.claimed, lambda variables: updates * one(variables), factor)
+            return {id(variable): ops.convert_to_numpy(values) for variable, values in proxed}
+
+    def penalty_in_step(self, members: Sequence[Any], factor: float = 1.0) -> Any:
         """The penalty of a weight, or of several that are stacked."""
         own, indices = members[0].regularizer, [self._get_variable_index(variable) for variable in members]
         if len(members) == 1:
-            return own.at(self.strength_in_step(indices[0]))
+            return own.at(factor * self.strength_in_step(indices[0]))
         if numbers_suffice():
-            strengths = [self.strength_in_step(index) for index in indices]
+            strengths = [factor * self.strength_in_step(index) for index in indices]
             if len(set(strengths)) == 1:
                 return own.at(strengths[0]).stacked()
             strengths = ops.convert_to_tensor(strengths, self._strengths.dtype)
         else:
-            strengths = ops.take(self._strengths.value, indices)
+            strengths = factor * ops.take(self._strengths.value, indices)
         return own.configured.stacked().at_strength(ops.reshape(strengths, (-1, *(1,) * len(members[0].shape))))
 
-    def _prox_of_structure(self, members: Sequence[Any], steps: Sequence[Any]) -> list[Any]:
+    def _prox_of_structure(self, members: Sequence[Any], steps: Sequence[Any], factor: float) -> list[Any]:
         """The prox of a penalty on several weights together, of those that are being updated."""
         dtype = self._strengths.dtype
         groups = Groups.of([(variable.regularizer.configured, tuple(variable.shape)) for variable in members])
         before = [ops.stop_gradient(variable.value) for variable in members]
-        strength = self.penalty_in_step(members[:1]).strength
+        strength = self.penalty_in_step(members[:1], factor).strength
         after = groups.prox([ops.cast(values, dtype) for values in before], steps, strength)
         return [ops.cast(values, variable.dtype) for variable, values in zip(members, after, strict=True)]
 
