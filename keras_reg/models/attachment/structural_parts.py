@@ -59,7 +59,7 @@ def _constraint_parts(
     families: list[list[int]],
     penalty: StructuralL0Constraint,
 ) -> list[tuple[Any, StructuralL0Constraint]]:
-    """The parts of one structure over the whole model; the costs are with its first part."""
+    """The parts of one structure over the whole model, each with the costs of all, as a part may be frozen or taken off."""
     numbers = {root: number for number, root in enumerate(itertools.chain(*families))}
     rest, terms = 0, {}
     for factor in factors(compaction, roots):
