@@ -10,7 +10,7 @@ from keras_reg.callbacks import StrengthScheduler
 from keras_reg.models import attach, check, compact, compaction_plan, detach, strip, structural_groups
 from keras_reg.optimizers import Proximal
 from keras_reg.regularizers import L2, L0Constraint, StructuralL0Constraint
-from keras_reg.regularizers.structural_constraint import Table
+from keras_reg.regularizers.costs import Table
 
 BACKEND = keras.backend.backend()
 RANDOM = np.random.default_rng(0)

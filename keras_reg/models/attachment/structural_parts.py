@@ -10,8 +10,8 @@ from keras import ops
 from keras_reg.models.compaction.compaction import Compaction
 from keras_reg.models.compaction.groups import StructuralGroup, WeightSlice, by_root, factors
 from keras_reg.regularizers import StructuralGroupLasso, StructuralL0Constraint
+from keras_reg.regularizers.costs import smallest_share
 from keras_reg.regularizers.part import Part
-from keras_reg.regularizers.structural_constraint import smallest_share
 from keras_reg.weights import read
 
 

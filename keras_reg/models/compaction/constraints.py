@@ -10,7 +10,7 @@ from keras_reg.binding import is_record, structure_key
 from keras_reg.ops.dtypes import widen
 from keras_reg.ops.projections import number_of
 from keras_reg.regularizers import L0Constraint, StructuralL0Constraint, Sum
-from keras_reg.regularizers.structural_constraint import Table
+from keras_reg.regularizers.costs import Table
 from keras_reg.regularizers.sums import parts_of
 
 
