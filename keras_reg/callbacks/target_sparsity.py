@@ -24,7 +24,7 @@ class TargetSparsity(StrengthCallback):
     The sparsity asked for rises from 0 to `target` along `target * (1 - (1 - t)**3)`, `t` from 0 to 1 at `epoch`. At each correction the
     strengths are kept below those at which the proxes alone, without gradients, would take more than that to zero until the next one. Where
     zeros are missing they rise, by a factor of 2.7 at most (as much less as the learning rate is below the largest so far), and what the
-    gradients have held back beyond half a point is set to zero, in the order in which the proxes would take it. So the share is followed
+    gradients have held back beyond half a point, or one group, is set to zero, in the order in which the proxes would take it. So the share is followed
     from below, groups that do not come back are not lost to a strength that was too high for a moment, and no weight becomes zero as a
     whole. The strengths keep their ratios, and are within a factor of a million of those configured.
 
@@ -37,7 +37,7 @@ class TargetSparsity(StrengthCallback):
         epoch: Number of epochs from the start of training (`initial_epoch` included) after which it shall be reached.
         of: `"weights"` (default): the share of exact zeros among the penalised weights; `"groups"`: the share of zero groups, for
             group penalties. Groups that reach over several weights count once.
-        every: Steps between two corrections. Defaults to 10. Each applies the proxes about eight times, to copies.
+        every: Steps between two corrections. Defaults to 10. Each applies the proxes about four times, to copies.
         verbose: 1 prints a line each epoch. Defaults to 0.
 
     Needs `keras_reg.optimizers.Proximal`: without a prox there are no exact zeros to count. `logs` gains `strength` (or `strength/<path>`),
@@ -63,7 +63,7 @@ class TargetSparsity(StrengthCallback):
 
     def on_train_begin(self, logs=None):
         self._steps_in_epoch = self.params.get("steps")
-        self._largest_rate = 0.0
+        self._largest_rate, self._nearly = 0.0, NEARLY
         super().on_train_begin(logs)
 
     def _choose(self) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class TargetSparsity(StrengthCallback):
             return reached
         self._rate = rate or self._largest_rate
         change, values = self._largest_change(asked_for)
-        missing = reached < asked_for - NEARLY
+        missing = reached < asked_for - self._nearly
         change = min(change, LARGEST_RISE * rate / self._largest_rate if missing else 0.0)
         if rate:
             move([(variable, self._moderate(variable, change)) for variable in self._moved.values()])
@@ -145,28 +145,28 @@ class TargetSparsity(StrengthCallback):
     def _largest_change(self, asked_for: float) -> tuple[float, dict[int, np.ndarray]]:
         """Of the logarithm of the strengths, so that the proxes alone take no more than that to zero; and the weights that they leave."""
         low, high, step = 0.0, 0.0, 1.0
-        best = self._ahead(low)
-        if best[0] <= asked_for:
-            while high < 4 * FARTHEST:
-                low, high, step = high, high + step, 2 * step
-                tried = self._ahead(high)
-                if tried[0] > asked_for:
-                    break
-                best = tried
-        else:
+        best = tried = self._ahead(low)
+        while tried[0] <= asked_for and high < 4 * FARTHEST:
+            low, best = high, tried
+            high, step = high + step, 2 * step
+            tried = self._ahead(high)
+        over = tried[0]
+        if best[0] > asked_for:
             low = -FARTHEST
             best = self._ahead(low)
             if best[0] > asked_for:
                 return 0.0, {}  # what nothing holds, as no gradient has come to it, goes at any strength
         for _ in range(12):
-            if asked_for - best[0] < NEARLY:
+            if asked_for - best[0] < self._nearly:
                 break
-            middle = (low + high) / 2
+            # Where a straight line between the two comes close; half way where it would not move one of them.
+            part = (asked_for - self._nearly / 2 - best[0]) / (over - best[0]) if math.isfinite(over) else 0.5
+            middle = low + min(max(part, 0.2), 0.8) * (high - low)
             tried = self._ahead(middle)
             if tried[0] <= asked_for:
                 low, best = middle, tried
             else:
-                high = middle
+                high, over = middle, tried[0]
         return low, best[1]
 
     def _ahead(self, change: float) -> tuple[float, dict[int, np.ndarray]]:
@@ -179,7 +179,10 @@ class TargetSparsity(StrengthCallback):
         return self._share(zeros(self._penalised.values(), self.of == "groups", values)), values
 
     def _share(self, found: Any) -> float:
-        return found.group_sparsity if self.of == "groups" else found.sparsity
+        if self.of == "weights":
+            return found.sparsity
+        self._nearly = max(NEARLY, 1 / found.groups)  # no nearer than one group
+        return found.group_sparsity
 
     def _moderate(self, variable: Any, change: float) -> float:
         own = variable.regularizer
