@@ -22,11 +22,11 @@ class TargetSparsity(StrengthCallback):
     """Finds the strengths under which a wanted share of the weights is exactly zero at a given epoch, and holds it.
 
     The sparsity asked for rises from 0 to `target` along `target * (1 - (1 - t)**3)`, `t` from 0 to 1 at `epoch`. At each correction the
-    strengths are kept below those at which the proxes alone, without gradients, would take more than that to zero until the next one. Where
-    zeros are missing they rise, by a factor of 2.7 at most (as much less as the learning rate is below the largest so far), and what the
-    gradients have held back beyond half a point, or one group, is set to zero, in the order in which the proxes would take it. So the share is followed
-    from below, groups that do not come back are not lost to a strength that was too high for a moment, and no weight becomes zero as a
-    whole. The strengths keep their ratios, and are within a factor of a million of those configured.
+    strengths are kept below those at which the proxes alone, without gradients, would take more than that to zero until the next one.
+    Where zeros are missing they rise, by a factor of 2.7 at most (as much less as the learning rate is below the largest so far), and what
+    the gradients have held back beyond half a point, or one group, is set to zero in the order in which the proxes would take it. So the
+    share is followed from below, groups that do not come back are not lost to a strength that was too high for a moment, and no weight
+    becomes zero as a whole. The strengths keep their ratios, and are within a factor of a million of those configured.
 
     They are all that it remembers, saved with the optimizer: a run resumed from the end of an epoch goes on as if it had not stopped (where
     the number of steps is not known before the first epoch, put the callback before those that save; where the learning rate is scheduled,
