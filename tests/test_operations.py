@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from keras import layers
 
+from keras_reg.models import attach
 from keras_reg.optimizers import Proximal
-from keras_reg.regularizers import L1, GroupLasso
+from keras_reg.regularizers import L1, GroupLasso, L0Constraint, StructuralGroupLasso, StructuralL0Constraint
+from keras_reg.regularizers.part import Part
 
 BACKEND = keras.backend.backend()
 KERNELS, SIDE = 4, 512
@@ -68,3 +70,30 @@ if BACKEND == "torch":
         assert (len(ours) - len(bare)) / KERNELS <= LIMITS[inner, penalty]
         read = "_local_scalar_dense"
         assert ours.count(read) <= bare.count(read)
+
+    READS_NOTHING = {
+        "count": lambda: L0Constraint(0.5, scope="model"),
+        "groups by count": lambda: L0Constraint(0.5, axis=-1, every=3, regrow=False),
+        "pattern": lambda: L0Constraint(n_of_m=(1, 2)),
+        "structures": lambda: StructuralGroupLasso(1e-4),
+        "budget": lambda: StructuralL0Constraint(0.5),
+    }
+
+    @pytest.mark.parametrize("inner", INNER)
+    @pytest.mark.parametrize("name", READS_NOTHING)
+    def test_the_host_reads_nothing_back(name, inner):
+        """Also where groups are tied by sums and flattened, so that not all entries of a weight have one."""
+
+        def reads(optimizer, penalty):
+            image = keras.Input((8, 8, 4))
+            x = layers.Conv2D(8, 3, padding="same")(image)
+            x = layers.add([x, layers.Conv2D(8, 3, padding="same")(layers.Conv2D(6, 3, padding="same")(x))])
+            x = layers.concatenate([x, layers.Conv2D(4, 3, padding="same")(image)])
+            model = keras.Model(image, layers.Dense(2)(layers.Flatten()(layers.DepthwiseConv2D(3)(x))))
+            if penalty is not None:
+                attach(model, penalty, include=None if isinstance(penalty, Part) else layers.Conv2D)
+            model.compile(optimizer, "mse")
+            images = np.random.default_rng(0).normal(size=(4, 8, 8, 4)).astype("float32")
+            return operations(lambda: model.train_on_batch(images, np.zeros((4, 2)))).count("_local_scalar_dense")
+
+        assert reads(Proximal(INNER[inner]()), READS_NOTHING[name]()) <= reads(INNER[inner](), None)

@@ -74,7 +74,7 @@ class Part:
         """What each group has, at its entries here, in a shape that broadcasts to the weights."""
         numbers, number = self.numbers(shape), int(values.shape[0])
         if not np.array_equal(numbers, np.arange(number)):
-            padded = ops.concatenate([values, ops.full((1,), otherwise, values.dtype)])
+            padded = ops.concatenate([values, ops.zeros((1,), values.dtype) + otherwise])
             values = ops.take(padded, ops.convert_to_tensor(np.where(numbers < 0, number, numbers).astype("int32")))
         axes = self._axes(len(shape))
         return ops.reshape(values, [length if axis in axes else 1 for axis, length in enumerate(shape)])
