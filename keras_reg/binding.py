@@ -251,6 +251,11 @@ def structure_of(penalty: Any) -> str | None:
     return getattr(penalty, "structure", None)
 
 
+def present(regularizer: Any) -> Any:
+    """The penalty at the strengths that act now."""
+    return regularizer.present if is_record(regularizer) else regularizer
+
+
 def structure_key(regularizer: Any) -> Any:
     """What weights of one structure have in common; `None` for a weight by itself."""
     if (name := structure_of(regularizer)) is None:
@@ -272,8 +277,7 @@ def kind_of(penalty: Any) -> Any:
 def record(variable: Any) -> Record:
     """The record of a weight with a penalty of keras_reg, made if need be."""
     if not is_record(variable.regularizer) or variable.regularizer.variable is not variable:
-        penalty = variable.regularizer.present if is_record(variable.regularizer) else variable.regularizer
-        variable.regularizer = Record(penalty, variable)
+        variable.regularizer = Record(present(variable.regularizer), variable)
     return variable.regularizer
 
 

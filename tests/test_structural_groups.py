@@ -139,7 +139,7 @@ PROMISES |= {f"heads {axes} relu": (heads(axes, ("relu", "f")), 5 * (axes != "d"
 PROMISES |= {f"heads {axes} sigmoid": (heads(axes, ("sigmoid", None)), None) for axes in ("de", "e", "d")}
 
 
-def keeps_its_promises(model, number=None):
+def assert_promises_are_kept(model, number=None):
     """Each group, or some at random, leaves once what produces it is zero, and takes with it what it says at most."""
     scatter(model, dead=0.0)
     weights, groups = model.get_weights(), structural_groups(model)
@@ -155,14 +155,14 @@ def keeps_its_promises(model, number=None):
 @pytest.mark.parametrize("name", PROMISES)
 def test_promises(name):
     make, expected = PROMISES[name]
-    groups = keeps_its_promises(make())
+    groups = assert_promises_are_kept(make())
     assert expected is None or len(groups) == expected
 
 
 @pytest.mark.parametrize("family", ["images", "sequences", "masked"])
 def test_promises_of_random_networks(family):
     for make in architectures(family, 5).values():
-        keeps_its_promises(make(), 3)
+        assert_promises_are_kept(make(), 3)
 
 
 def test_outer_products():

@@ -25,8 +25,8 @@ class TargetSparsity(StrengthCallback):
     strengths are kept below those at which the proxes alone, without gradients, would take more than that to zero until the next one.
     Where zeros are missing they rise, by a factor of 2.7 at most (as much less as the learning rate is below the largest so far), and what
     the gradients have held back beyond half a point, or one group, is set to zero in the order in which the proxes would take it. So the
-    share is followed from below, groups that do not come back are not lost to a strength that was too high for a moment, and no weight
-    becomes zero as a whole. The strengths keep their ratios, and are within a factor of a million of those configured.
+    share is followed from below, groups that do not come back are not lost to a strength that was too high for a moment, and a weight
+    is not taken to zero as a whole. The strengths keep their ratios, and are within a factor of a million of those configured.
 
     They are all that it remembers, saved with the optimizer: a run resumed from the end of an epoch goes on as if it had not stopped (where
     the number of steps is not known before the first epoch, put the callback before those that save; where the learning rate is scheduled,

@@ -17,7 +17,7 @@ class Part:
 
     Attributes:
         structure: The name that parts of the same groups share; `None` where the groups are not known yet.
-        part: The number of the part in its structure; `None` in files of before 0.2.
+        part: The number of the part in its structure; `None` where a config does not say it.
         axis: The axis (or axes that follow one another) whose entries belong to groups.
         groups: For each entry along it the number of its group, -1 for none; `None` for the numbers from `first`.
         first: Where `groups` start that are not listed.

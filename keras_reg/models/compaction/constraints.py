@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_reg.binding import is_record, structure_key
+from keras_reg.binding import present, structure_key
 from keras_reg.ops.dtypes import widen
 from keras_reg.ops.projections import number_of
 from keras_reg.regularizers import L0Constraint, StructuralL0Constraint, Sum
@@ -20,8 +20,8 @@ def fitted(pairs: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
     Args:
         pairs: Weights of the smaller model, each with the one that it was, which has a constraint.
     """
-    present = [_present(old.regularizer) for _, old in pairs]
-    constraints = [constraint_of(penalty) for penalty in present]
+    current = [present(old.regularizer) for _, old in pairs]
+    constraints = [constraint_of(penalty) for penalty in current]
     pools: dict[Any, list[int]] = {}
     for place, constraint in enumerate(constraints):
         if constraint is not None:
@@ -39,7 +39,7 @@ def fitted(pairs: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
             "kept by `Proximal(optimizer, keep_zeros=True)`.",
             stacklevel=4,
         )
-    return [(new, _with(penalty, made.get(place))) for place, ((new, _), penalty) in enumerate(zip(pairs, present, strict=True))]
+    return [(new, _with(penalty, made.get(place))) for place, ((new, _), penalty) in enumerate(zip(pairs, current, strict=True))]
 
 
 def constraint_of(penalty: Any) -> Any:
@@ -71,9 +71,9 @@ def fitted_budgets(model: Any, pairs: list[tuple[Any, Any]]) -> list[tuple[Any, 
         structures.setdefault(structure_key(old.regularizer), []).append((new, old))
     made = []
     for members in structures.values():
-        present = [_present(old.regularizer) for _, old in members]
-        one = present[0]
-        allowed = one.budget * Table.of(tuple(present), tuple(tuple(old.shape) for _, old in members)).total
+        current = [present(old.regularizer) for _, old in members]
+        one = current[0]
+        allowed = one.budget * Table.of(tuple(current), tuple(tuple(old.shape) for _, old in members)).total
         try:
             parts = structural_parts(model, StructuralL0Constraint(1.0, one.of, one.every, one.regrow), [new for new, _ in members])
         except ValueError:  # nothing can leave any more
@@ -81,10 +81,6 @@ def fitted_budgets(model: Any, pairs: list[tuple[Any, Any]]) -> list[tuple[Any, 
         today = Table.of(tuple(part for _, part in parts), tuple(tuple(new.shape) for new, _ in parts)).total
         made += [(new, part.with_strength(min(1.0, allowed / today))) for new, part in parts]
     return made
-
-
-def _present(regularizer: Any) -> Any:
-    return regularizer.present if is_record(regularizer) else regularizer
 
 
 def _with(penalty: Any, constraint: Any) -> Any:
