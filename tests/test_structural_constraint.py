@@ -181,17 +181,17 @@ def test_the_smallest_budget_is_named():
 def test_a_ramp_compiles_once_and_what_is_cut_stays_so(tmp_path):
     model = made("dense", 1.0, keras.optimizers.Adam(0.01), randomized=False)
     traces = []
-    joint_prox = StructuralL0Constraint.joint_prox
+    dropped = StructuralL0Constraint.dropped
 
     def counted(self, *given):
         traces.append(1)
-        return joint_prox(self, *given)
+        return dropped(self, *given)
 
-    StructuralL0Constraint.joint_prox = counted
+    StructuralL0Constraint.dropped = counted
     try:
         history = fit(model, 4, callbacks=[StrengthScheduler(lambda epoch: [1.0, 0.7, 0.5, 0.3][epoch])])
     finally:
-        StructuralL0Constraint.joint_prox = joint_prox
+        StructuralL0Constraint.dropped = dropped
     assert history["strength"] == [1.0, 0.7, 0.5, 0.3]
     assert BACKEND == "torch" or len(traces) <= 2
     macs = compaction_plan(model).total.macs

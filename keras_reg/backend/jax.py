@@ -4,22 +4,17 @@ import jax
 import numpy as np
 
 from keras_reg.backend import plain
+from keras_reg.backend.plain import FEW_TO_SORT
+from keras_reg.backend.search import smallest_of_bits
 
 
-def kth_smallest(sizes, number):
-    return _kth_by_bits(sizes, number) if sizes.dtype == "float32" else plain.kth_smallest(sizes, number)
+def smallest(sizes, number):
+    return _smallest_by_bits(sizes, number) if sizes.dtype == "float32" and len(sizes) > FEW_TO_SORT else plain.smallest(sizes, number)
 
 
 @jax.jit
-def _kth_by_bits(sizes, number):
-    # As for TensorFlow.
-    bits, number = jax.lax.bitcast_convert_type(sizes, "int32"), jax.numpy.maximum(number, 1)
-
-    def with_next_bit(place, found):
-        tried = found + (1 << (30 - place))
-        return jax.numpy.where((bits < tried).sum() < number, tried, found)
-
-    return jax.lax.bitcast_convert_type(jax.lax.fori_loop(0, 31, with_next_bit, 0), "float32")
+def _smallest_by_bits(sizes, number):
+    return smallest_of_bits(jax.lax.bitcast_convert_type(sizes, "int32"), jax.numpy.asarray(number, "int32"))
 
 
 def can_be_seen(tensor):

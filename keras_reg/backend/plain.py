@@ -8,6 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
+FEW_TO_SORT = 1024
+"""Up to so many numbers are sorted where more are searched."""
+
 
 def norm(x: Any, axes: tuple[int, ...]) -> Any:
     """The Euclidean norm along these axes, which stay with size 1; at a zero vector its derivatives are 0."""
@@ -16,9 +19,13 @@ def norm(x: Any, axes: tuple[int, ...]) -> Any:
     return ops.where(zero, ops.zeros_like(squares), ops.sqrt(ops.where(zero, ops.ones_like(squares), squares)))
 
 
-def kth_smallest(sizes: Any, number: Any) -> Any:
-    """The entry of a vector without NaN or negative numbers that is the last of its `number` smallest; the smallest for 0 of them."""
-    return ops.take(ops.sort(sizes), ops.maximum(number - 1, 0))
+def smallest(sizes: Any, number: Any) -> Any:
+    """Which of a vector without NaN or negative numbers are its `number` smallest, of equals the later ones: a boolean vector."""
+    kth = ops.take(ops.sort(sizes), ops.maximum(number - 1, 0))
+    equal = sizes == kth
+    missing = number - ops.sum(ops.cast(sizes < kth, "int32"))
+    seen = ops.cumsum(ops.cast(equal, "int32"))
+    return ops.logical_or(sizes < kth, ops.logical_and(equal, seen > seen[-1] - missing))
 
 
 def materialized(x: Any) -> Any:

@@ -7,25 +7,17 @@ import numpy as np
 import tensorflow as tf
 
 from keras_reg.backend import plain
-from keras_reg.backend.plain import as_tensor, column, mixed, total
+from keras_reg.backend.plain import FEW_TO_SORT, as_tensor, column, mixed, total
+from keras_reg.backend.search import smallest_of_bits
 
 FEW_CLASSES = 128
-FEW_TO_SORT = 1024
 
 
-def kth_smallest(sizes, number):
+def smallest(sizes, number):
     if sizes.dtype != tf.float32 or sizes.shape[0] < FEW_TO_SORT:
-        return plain.kth_smallest(sizes, number)
-    # TensorFlow sorts on one processor. The bits of these numbers, as integers, are in the order of the numbers: the highest comes first.
-    bits, number = tf.bitcast(sizes, tf.int32), tf.maximum(number, 1)
-
-    def with_next_bit(place, found):
-        tried = found + tf.bitwise.left_shift(1, place)
-        fewer = tf.math.count_nonzero(bits < tried, dtype=tf.int32) < number
-        return place - 1, tf.where(fewer, tried, found)
-
-    _, found = tf.while_loop(lambda place, found: place >= 0, with_next_bit, (30, 0))
-    return tf.bitcast(found, tf.float32)
+        return plain.smallest(sizes, number)
+    # These numbers are in the order of their bits.
+    return smallest_of_bits(tf.bitcast(sizes, tf.int32), tf.convert_to_tensor(number, tf.int32))
 
 
 def can_be_seen(tensor):

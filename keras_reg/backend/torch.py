@@ -15,10 +15,12 @@ def norm(x, axes):
     return torch.linalg.vector_norm(x, dim=axes, keepdim=True)
 
 
-def kth_smallest(sizes, number):
-    if isinstance(number, torch.Tensor):
-        return plain.kth_smallest(sizes, number)
-    return torch.kthvalue(sizes, max(number, 1)).values
+def smallest(sizes, number):
+    if isinstance(number, torch.Tensor) or sizes.dtype != torch.float32:
+        return plain.smallest(sizes, number)
+    # The bits of these numbers are in the order of the numbers; with their places none is equal to another.
+    keys = (sizes.view(torch.int32).long() << 32) - torch.arange(len(sizes), device=sizes.device)
+    return keys <= torch.kthvalue(keys, number).values if number else torch.zeros_like(sizes, dtype=torch.bool)
 
 
 def can_be_seen(tensor):

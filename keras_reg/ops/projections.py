@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_reg._validation import one_of, received, whole_number
-from keras_reg.backend import kth_smallest, norm
+from keras_reg.backend import norm, smallest
 from keras_reg.ops.dtypes import like, widen
 from keras_reg.ops.groups import group_axes
 
@@ -109,14 +109,18 @@ def keep_n_of_m(x: Any, n: Any, m: int, axis: int = -2, step: Any = 1.0) -> Any:
         n = whole_number(n, "n", at_least=1)
         if n > m:
             raise ValueError(f"Argument `n` must be at most `m`, which is {m}. Received: n={n}")
-    sizes = ops.moveaxis(magnitudes(x, step), axis, -1)
+    return ops.cast(without(x, all_but_n_of_m(magnitudes(x, step), n, m, axis)), dtype)
+
+
+def all_but_n_of_m(sizes: Any, n: Any, m: int, axis: int = -2) -> Any:
+    """Where the others are, of which `n` of every `m` are the largest."""
+    sizes = ops.moveaxis(sizes, axis, -1)
     in_groups = ops.reshape(sizes, (*sizes.shape[:-1], sizes.shape[-1] // m, m))
     # How many of the others go first: what is smaller, and what is equal and comes later.
     one, other = in_groups[..., :, None], in_groups[..., None, :]
     later = ops.convert_to_tensor(np.triu(np.ones((m, m), bool), 1))
     before = ops.sum(ops.cast(ops.logical_or(other < one, ops.logical_and(ops.equal(other, one), later)), "int32"), axis=-1)
-    drop = ops.moveaxis(ops.reshape(before < m - n, sizes.shape), -1, axis)
-    return ops.cast(without(x, drop), dtype)
+    return ops.moveaxis(ops.reshape(before < m - n, sizes.shape), -1, axis)
 
 
 @dataclass(frozen=True)
@@ -189,15 +193,6 @@ def number_of(sparsity: Any, size: int) -> Any:
     if not ops.is_tensor(sparsity):
         return max(0, min(math.ceil(np.float32(sparsity) * factor), size - 1))
     return ops.clip(ops.cast(ops.ceil(ops.cast(sparsity, "float32") * factor), "int32"), 0, max(0, size - 1))
-
-
-def smallest(sizes: Any, number: Any) -> Any:
-    """Which of a vector are its `number` smallest, of equals the later ones: a boolean vector."""
-    kth = kth_smallest(sizes, number)
-    equal = sizes == kth
-    missing = number - ops.sum(ops.cast(sizes < kth, "int32"))
-    seen = ops.cumsum(ops.cast(equal, "int32"))
-    return ops.logical_or(sizes < kth, ops.logical_and(equal, seen > seen[-1] - missing))
 
 
 def without(x: Any, drop: Any) -> Any:

@@ -63,19 +63,20 @@ class Counted:
 
     def _project(self, members: list[Any], values: list[Any], zero: list[Any], steps: list[Any]) -> list[Any]:
         constraint = self._of.penalty_in_step(members[:1]).by_prox
-        held = values if zero[0] is None else [without(x, mask) for x, mask in zip(values, zero, strict=True)]
-        start = values if constraint.regrow and not self._of.keep_zeros else held
+        held = zero[0] is not None
+        again = constraint.regrow and not self._of.keep_zeros
 
         def chosen():
+            start = [without(x, mask) for x, mask in zip(values, zero, strict=True)] if held and not again else values
             wide = [widen(x)[0] for x in start]
             parts = [self._constraint(variable) for variable in members]
-            projected = constraint.joint_prox(parts, [ops.cast(x, wide[0].dtype) for x in wide], steps)
-            return [ops.cast(x, old.dtype) for x, old in zip(projected, values, strict=True)]
+            dropped = constraint.dropped(parts, [ops.cast(x, wide[0].dtype) for x in wide], steps)
+            dropped = [ops.broadcast_to(mask, x.shape) for mask, x in zip(dropped, values, strict=True)]
+            return dropped if again or not held else [ops.logical_or(*both) for both in zip(dropped, zero, strict=True)]
 
         due = self._is_due(constraint.every)
-        if isinstance(due, bool):
-            return chosen() if due else held
-        return ops.cond(due, chosen, lambda: held)
+        dropped = (chosen() if due else zero) if isinstance(due, bool) else ops.cond(due, chosen, lambda: zero)
+        return [without(x, mask) for x, mask in zip(values, dropped, strict=True)]
 
     def _is_due(self, every: int) -> Any:
         """Whether a choice is made in this update; a number of Python's where steps are not compiled, so that none is read back."""

@@ -8,18 +8,18 @@ from keras import ops
 
 from keras_reg._registration import register
 from keras_reg._validation import axes, boolean, one_of, real_number, step_size, whole_number
+from keras_reg.backend import smallest
 from keras_reg.ops.dtypes import at_most, like, widen
 from keras_reg.ops.groups import group_axes
 from keras_reg.ops.projections import (
     POOLINGS,
     Units,
+    all_but_n_of_m,
     block_of,
     check_blocks,
     check_pattern,
-    keep_n_of_m,
     magnitudes,
     number_of,
-    smallest,
     without,
 )
 from keras_reg.regularizers.arguments import pair
@@ -63,10 +63,10 @@ class Constraint(Penalty):
         step = step_size(step, w)
         w, dtype = widen(w, "w")
         self.check_shape(w.shape)
-        return ops.cast(self.joint_prox([self], [w], [step])[0], dtype)
+        return ops.cast(without(w, self.dropped([self], [w], [step])[0]), dtype)
 
-    def joint_prox(self, parts: Sequence["Constraint"], tensors: Sequence[Any], steps: Sequence[Any]) -> list[Any]:
-        """The projection of weights of one pool together.
+    def dropped(self, parts: Sequence["Constraint"], tensors: Sequence[Any], steps: Sequence[Any]) -> list[Any]:
+        """Where the projection of weights of one pool together is 0, in shapes that broadcast to theirs.
 
         Args:
             parts: The constraint on each of them, as configured.
@@ -195,23 +195,24 @@ class L0Constraint(Constraint):
         elif self.n_of_m is not None:
             check_pattern(shape, self.n_of_m[1])
 
-    def joint_prox(self, parts: Sequence[Constraint], tensors: Sequence[Any], steps: Sequence[Any]) -> list[Any]:
+    def dropped(self, parts: Sequence[Constraint], tensors: Sequence[Any], steps: Sequence[Any]) -> list[Any]:
+        magnitude = [magnitudes(w, step) for w, step in zip(tensors, steps, strict=True)]
         if self.n_of_m is not None:
             m = self.n_of_m[1]
-            return [keep_n_of_m(w, m - number_of(self.sparsity, m), m, step=step) for w, step in zip(tensors, steps, strict=True)]
+            return [all_but_n_of_m(one, m - number_of(self.sparsity, m), m) for one in magnitude]
         units = self.units
-        sizes = [units.sizes(magnitudes(w, step)) for w, step in zip(tensors, steps, strict=True)]
+        sizes = [units.sizes(one) for one in magnitude]
         numbers = [size.shape[0] for size in sizes]
-        dropped = number_of(self.sparsity, sum(numbers))
+        number = number_of(self.sparsity, sum(numbers))
         if len(sizes) > 1:
             sizes = [self._comparable(*one) for one in zip(sizes, tensors, steps, strict=True)]
-            dropped = min(dropped, sum(numbers) - len(sizes)) if isinstance(dropped, int) else at_most(dropped, sum(numbers) - len(sizes))
+            number = min(number, sum(numbers) - len(sizes)) if isinstance(number, int) else at_most(number, sum(numbers) - len(sizes))
         if not sum(numbers):
-            return list(tensors)
-        drop = smallest(ops.concatenate(sizes) if len(sizes) > 1 else sizes[0], dropped)
+            return [ops.zeros(w.shape, "bool") for w in tensors]
+        drop = smallest(ops.concatenate(sizes) if len(sizes) > 1 else sizes[0], number)
         starts = [sum(numbers[:i]) for i in range(len(numbers))]
-        cut = [drop[start : start + number] for start, number in zip(starts, numbers, strict=True)]
-        return [without(w, units.spread(own, w.shape)) for w, own in zip(tensors, cut, strict=True)]
+        cut = [drop[start : start + length] for start, length in zip(starts, numbers, strict=True)]
+        return [units.spread(own, w.shape) for w, own in zip(tensors, cut, strict=True)]
 
     def _comparable(self, size: Any, w: Any, step: Any) -> Any:
         """Between weights; the first of the largest stays."""

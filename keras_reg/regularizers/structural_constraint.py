@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_reg._registration import register
 from keras_reg._validation import greater_than, one_of, whole_number
-from keras_reg.ops.projections import magnitudes, without
+from keras_reg.ops.projections import magnitudes
 from keras_reg.regularizers.constraint import Constraint
 from keras_reg.regularizers.costs import Table, checked_costs
 from keras_reg.regularizers.part import Part
@@ -94,15 +94,14 @@ class StructuralL0Constraint(Part, Constraint):
         del parts
         return ops.zeros((), tensors[0].dtype)
 
-    def joint_prox(self, parts: Sequence[Constraint], tensors: Sequence[Any], steps: Sequence[Any]) -> list[Any]:
+    def dropped(self, parts: Sequence[Constraint], tensors: Sequence[Any], steps: Sequence[Any]) -> list[Any]:
         table = Table.of(tuple(parts), tuple(tuple(w.shape) for w in tensors))
         if not table.number:
-            return list(tensors)
+            return [ops.zeros(w.shape, "bool") for w in tensors]
         in_metric = any(len(getattr(step, "shape", ())) for step in steps)
         squares = [ops.square(magnitudes(w, step)) for w, step in zip(tensors, steps, strict=True)]
         drop = table.dropped(table.importance(parts, squares), self.budget, relative=not in_metric)
-        drop = [part.spread(ops.cast(drop, w.dtype), tuple(w.shape)) > 0 for part, w in zip(parts, tensors, strict=True)]
-        return [without(w, own) for w, own in zip(tensors, drop, strict=True)]
+        return [part.spread(ops.cast(drop, w.dtype), tuple(w.shape)) > 0 for part, w in zip(parts, tensors, strict=True)]
 
     def get_config(self) -> dict:
         return {
