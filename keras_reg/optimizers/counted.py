@@ -51,7 +51,7 @@ class Counted:
                 self._assign(variable, without(ops.stop_gradient(variable.value), zero[id(variable)]), rate)
         for members in pools.values():
             before = [ops.stop_gradient(variable.value) for variable in members]
-            after = self._project(members, before, [zero.get(id(v)) for v in members], [steps([v]) for v in members])
+            after = self._project(members, before, [zero.get(id(v)) for v in members], steps)
             for variable, values in zip(members, after, strict=True):
                 self._assign(variable, values, rate)
         if self._updates is not None:
@@ -61,7 +61,7 @@ class Counted:
         step_sizes.remember(self._of.inner_optimizer, variable, values, rate)
         variable.assign(values)
 
-    def _project(self, members: list[Any], values: list[Any], zero: list[Any], steps: list[Any]) -> list[Any]:
+    def _project(self, members: list[Any], values: list[Any], zero: list[Any], steps: Callable) -> list[Any]:
         constraint = self._of.penalty_in_step(members[:1]).by_prox
         held = zero[0] is not None
         again = constraint.regrow and not self._of.keep_zeros
@@ -70,7 +70,7 @@ class Counted:
             start = [without(x, mask) for x, mask in zip(values, zero, strict=True)] if held and not again else values
             wide = [widen(x)[0] for x in start]
             parts = [self._constraint(variable) for variable in members]
-            dropped = constraint.dropped(parts, [ops.cast(x, wide[0].dtype) for x in wide], steps)
+            dropped = constraint.dropped(parts, [ops.cast(x, wide[0].dtype) for x in wide], [steps([v]) for v in members])
             dropped = [ops.broadcast_to(mask, x.shape) for mask, x in zip(dropped, values, strict=True)]
             return dropped if again or not held else [ops.logical_or(*both) for both in zip(dropped, zero, strict=True)]
 
