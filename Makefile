@@ -24,7 +24,7 @@ OFFLINE = The installation failed; pip's message above says why. It needs a netw
 .PHONY: demo test test-all test-device test-oldest lint clean help
 
 demo: $(VENV)/.examples  ## Train with and without penalties, reload in a new process, picture and table
-	@TF_CPP_MIN_LOG_LEVEL=3 $(RUN) examples/quickstart.py $(ARGS)
+	@$(RUN) examples/quickstart.py $(ARGS)
 
 test: $(VENV)/.test  ## The whole suite on TensorFlow
 	KERAS_BACKEND=tensorflow $(PYTEST) $(ARGS)

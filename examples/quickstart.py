@@ -30,6 +30,7 @@ from pathlib import Path
 # On a network this small the threads of PyTorch would mostly wait for one another. Read once, at import.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import quiet  # noqa: F401  isort: skip
 import keras
 import numpy as np
 from keras import layers

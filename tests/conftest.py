@@ -8,8 +8,10 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # On small tensors PyTorch's threads wait for each other more than they work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What JAX has compiled once it need not compile again: a second run takes a third of the time.
-CACHE = os.path.join(os.path.dirname(__file__), "..", ".pytest_cache", f"jax-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.abspath(CACHE))
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR",
+    os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".pytest_cache", f"jax-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}")),
+)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
