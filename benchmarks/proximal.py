@@ -28,7 +28,7 @@ import numpy as np
 from keras import layers
 
 from keras_reg.optimizers import Proximal
-from keras_reg.regularizers import L0, L1, MCP, GroupLasso, SparseGroupLasso
+from keras_reg.regularizers import L0, L1, MCP, GroupLasso, L0Constraint, SparseGroupLasso
 
 BACKENDS = ("tensorflow", "jax", "torch")
 STRENGTH = 1e-6
@@ -38,6 +38,8 @@ PENALTIES = {
     "L0 hard": lambda: L0(STRENGTH, relaxation="hard", proximal=True),
     "GroupLasso": lambda: GroupLasso(STRENGTH, axis=-1, proximal=True),
     "SparseGroupLasso": lambda: SparseGroupLasso(STRENGTH, STRENGTH, axis=-1, proximal=True),
+    "L0Constraint, each 10": lambda: L0Constraint(0.9, every=10),
+    "L0Constraint": lambda: L0Constraint(0.9),
 }
 INNER = {"SGD": lambda: keras.optimizers.SGD(1e-4), "Adam": lambda: keras.optimizers.Adam(1e-6)}
 BARE = {
@@ -95,7 +97,7 @@ def followed(optimizer, change, metric):
 
 
 def target(metric, penalty):
-    if "Group" in penalty and metric == "preconditioned":
+    if "Constraint" in penalty or ("Group" in penalty and metric == "preconditioned"):
         return 1.15
     return 1.10 if keras.backend.backend() == "torch" else 1.05
 
@@ -254,7 +256,7 @@ def main():
     )
     parser.add_argument("--model", choices=(*MODELS, "all"), default="mlp")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=5, help="steps in a turn")
+    parser.add_argument("--steps", type=int, default=5, help="steps in a turn; 10 where a choice is made each 10")
     parser.add_argument("--batch-size", type=int, help="default: 256 for the MLP, 16 for ResNet-50")
     parser.add_argument("--penalties", nargs="+", choices=PENALTIES, default=list(PENALTIES), metavar="NAME", help=", ".join(PENALTIES))
     parser.add_argument("--lasso", action="store_true", help="measure the way to the lasso optimum instead")

@@ -150,6 +150,31 @@ def interpolated(rows, budgets):
     return np.interp(np.log(budgets), [math.log(row["macs"]) for row in rows], [row["accuracy"] for row in rows])
 
 
+def draw(done, methods, file):
+    """Mean accuracy and range over the seeds, against the share of zeros and of the multiplications."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for ax, key, label in zip(axes, ("zeros", "macs"), ("share of zeros in the kernels", "share of the multiplications"), strict=True):
+        dense = [row["accuracy"] for (name, *_), row in done.items() if name == "dense"]
+        if dense:
+            ax.axhline(np.mean(dense), color="0.6", linestyle="--", label="dense")
+        for method in methods:
+            points = []
+            for value in METHODS[method][1]:
+                rows = [row for (name, at, _), row in done.items() if (name, at) == (method, value) and ("macs" in row) == (key == "macs")]
+                if rows and method != "dense":
+                    accuracy = [row["accuracy"] for row in rows]
+                    points.append((np.mean([row[key] for row in rows]), np.mean(accuracy), min(accuracy), max(accuracy)))
+            if points:
+                place, mean, low, high = np.transpose(sorted(points))
+                ax.errorbar(place, mean, (mean - low, high - mean), marker="o", capsize=3, label=method)
+        ax.set(xlabel=label, ylabel="test accuracy (%)")
+        ax.legend(fontsize="small")
+    axes[1].invert_xaxis()
+    figure.savefig(file, dpi=120)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -162,6 +187,7 @@ def main():
     parser.add_argument(
         "--out", default="zeros_by_count.jsonl", help="one line for each run is added; those that are there are not run again"
     )
+    parser.add_argument("--figure", help="a picture of the table")
     args = parser.parse_args()
     x, y, *test = images(args.data)
     data = [x[: args.images], y[: args.images], *test]
@@ -199,6 +225,8 @@ def main():
     if groups:
         means = np.mean([interpolated(rows, BUDGETS) for rows in groups], axis=0)
         print(f"\nStructuralGroupLasso at budgets {BUDGETS}: {', '.join(f'{mean:.2f}' for mean in means)}")
+    if args.figure:
+        draw(done, args.methods, args.figure)
 
 
 if __name__ == "__main__":

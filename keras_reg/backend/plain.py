@@ -19,6 +19,11 @@ def norm(x: Any, axes: tuple[int, ...]) -> Any:
     return ops.where(zero, ops.zeros_like(squares), ops.sqrt(ops.where(zero, ops.ones_like(squares), squares)))
 
 
+def scaled(x: Any, share: Any, alive: Any) -> Any:
+    """`x * share`, and 0 rather than -0 where the share and `alive` are 0."""
+    return ops.where(alive > 0, x * share, alive)
+
+
 def smallest(sizes: Any, number: Any) -> Any:
     """Which of a vector without NaN or negative numbers are its `number` smallest, of equals the later ones: a boolean vector."""
     kth = ops.take(ops.sort(sizes), ops.maximum(number - 1, 0))

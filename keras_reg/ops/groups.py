@@ -7,7 +7,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_reg.backend import norm
+from keras_reg.backend import norm, scaled
 from keras_reg.ops.dtypes import like, magnitude, tiny, widen
 
 
@@ -96,11 +96,6 @@ def share_left(norm: Any, threshold: Any) -> Any:
     return ops.relu(1 - threshold / (norm + tiny(norm)))
 
 
-def scaled(x: Any, share: Any, alive: Any) -> Any:
-    """`x * share`, and 0 rather than -0 where `alive` is 0."""
-    return ops.where(alive > 0, x * share, alive)
-
-
 def weighted_block_soft_threshold(x: Any, step: Any, threshold: Any, axis: int | tuple[int, ...] = -1) -> Any:
     """Prox of a sum of group norms with a step of its own for every weight.
 
@@ -134,8 +129,8 @@ def weighted_block_soft_threshold(x: Any, step: Any, threshold: Any, axis: int |
 
     def size_and_slope(root):
         offset = root + shift
-        part = x / offset
-        return norms(part), total(part * (part / offset))
+        squares = ops.square(x / offset)
+        return ops.sqrt(total(squares)), total(squares / offset)
 
     def norms(part):
         return norm(part, inside) if inside else ops.absolute(part)

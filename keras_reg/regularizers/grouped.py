@@ -12,8 +12,9 @@ from keras_reg import ops as maps
 from keras_reg._loading import regularizer_from
 from keras_reg._registration import register
 from keras_reg._validation import axes, boolean, floating_tensor, non_negative, shown, step_size
+from keras_reg.backend import scaled
 from keras_reg.ops.dtypes import at_least, magnitude, widen
-from keras_reg.ops.groups import group_axes, group_size, scaled
+from keras_reg.ops.groups import group_axes, group_size
 from keras_reg.regularizers.arguments import largest_magnitude, pair
 from keras_reg.regularizers.convex import L1
 from keras_reg.regularizers.entrywise import prox_is_ours

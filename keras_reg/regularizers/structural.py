@@ -10,8 +10,9 @@ from keras import ops
 
 from keras_reg._registration import register
 from keras_reg._validation import floating_tensor, items, non_negative, one_of, step_size
+from keras_reg.backend import scaled
 from keras_reg.ops.dtypes import at_least, like, tiny, widen
-from keras_reg.ops.groups import norm_left, scaled, share_left
+from keras_reg.ops.groups import norm_left, share_left
 from keras_reg.regularizers.arguments import largest_magnitude, pair
 from keras_reg.regularizers.part import Part
 from keras_reg.regularizers.penalty import Penalty
