@@ -1,9 +1,11 @@
-"""What is not public in Keras and needed all the same, each in this place alone; checked against Keras 3.12 to 3.15."""
+"""What is not public in Keras and needed all the same: every name is listed here, and missed with a clear error."""
 
 import collections
 import contextlib
 from collections.abc import Iterator
 from typing import Any
+
+import keras
 
 try:
     from keras.src.backend import get_keras_mask, set_keras_mask
@@ -11,6 +13,87 @@ try:
     from keras.src.saving.keras_saveable import KerasSaveable as KerasSaveable
 except ImportError as error:  # pragma: no cover - a Keras to come
     raise ImportError(f"keras_reg needs what this version of Keras has not: {error}") from error
+
+CHECKED = "3.12 to 3.15"
+"""The versions of Keras on which all of this was tried."""
+
+OF_CLASSES = {
+    keras.layers.Layer: ("_flatten_layers", "_open_name_scope"),
+    keras.Model: ("_symbolic_build",),
+    keras.optimizers.Optimizer: (
+        "_backend_update_step",
+        "_get_variable_index",
+        "_track_variable",
+        "_update_model_variables_moving_average",
+        "_var_key",
+    ),
+}
+"""Methods."""
+
+OF_INSTANCES = {
+    "layer": (
+        "_build_shapes_dict",
+        "_inbound_nodes",
+        "_non_trainable_variables",
+        "_seed_generators",
+        "_tracker",
+        "_trainable",
+        "_trainable_variables",
+    ),
+    "model": ("_losses_override", "_metrics"),
+    "compiled model": ("_compile_config",),
+    "graph": ("_inputs_struct", "_nodes_by_depth", "_outputs_struct"),
+    "optimizer": ("_trainable_variables", "_trainable_variables_indices", "_variables"),
+}
+"""Attributes, which no class has."""
+
+ELSEWHERE = {
+    "KerasTensor": ("_keras_history",),
+    "Loss": ("_dtype", "_dtype_policy"),
+    "Sequential": ("_functional",),
+    "Functional": ("_functional_layer_ids", "_initialized", "_is_default"),
+    "an optimizer with averages": ("_model_variables_moving_average",),
+    "an optimizer that excludes weights from decay": (
+        "_exclude_from_weight_decay",
+        "_exclude_from_weight_decay_cache",
+        "_exclude_from_weight_decay_pattern",
+    ),
+    "Adam, Adamax, RMSprop, Adagrad, Ftrl": ("_accumulators", "_average_gradients", "_linears", "_u", "_velocities", "_velocity_hats"),
+    "MultiHeadAttention": ("_key_dense", "_output_dense", "_output_shape", "_query_dense", "_use_gate", "_value_dense"),
+    "TransformerDecoder of KerasHub": ("_cross_attention_layer",),
+    "StringLookup": ("_lookup_layer",),
+}
+"""What is looked for where it is used, and tests would miss."""
+
+_seen: set[tuple[str, type]] = set()
+
+
+def check_classes() -> None:
+    """Raise an `ImportError` where Keras has none of these methods any more."""
+    for kind, names in OF_CLASSES.items():
+        _say(f"the class {kind.__name__}", [name for name in names if not hasattr(kind, name)], ImportError)
+
+
+def check(kind: str, instance: Any) -> None:
+    """Raise a `RuntimeError` where the first of its class lacks one of these attributes."""
+    if (kind, type(instance)) not in _seen:
+        _say(
+            f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}",
+            [name for name in OF_INSTANCES[kind] if not hasattr(instance, name)],
+            RuntimeError,
+        )
+        _seen.add((kind, type(instance)))
+
+
+def _say(whose: str, missing: list[str], error: type[Exception]) -> None:
+    if missing:
+        raise error(
+            f"keras_reg needs {', '.join(f'`{name}`' for name in missing)} of {whose}, which Keras {keras.__version__} has not. It was "
+            f"checked against Keras {CHECKED}: install one of these, or a newer keras_reg."
+        )
+
+
+check_classes()
 
 
 def unlocked(layer: Any) -> Any:

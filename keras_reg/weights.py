@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from keras_reg._keras import check
 from keras_reg.backend import read as read
 
 KERNEL = ("*kernel", "*embedding", "*embeddings", "lora_*")
@@ -16,6 +17,7 @@ KERNEL = ("*kernel", "*embedding", "*embeddings", "lora_*")
 
 def layers_of(layer: Any) -> Iterator[Any]:
     """The layer and all in it, each once."""
+    check("layer", layer)
     yield from dict.fromkeys(layer._flatten_layers())
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops, tree
 
+from keras_reg._keras import check
 from keras_reg.backend import distribution_scope, replicas, steps_follow_the_metrics
 from keras_reg.binding import forget_compiled_steps
 
@@ -40,6 +41,7 @@ class DataLoss(keras.metrics.Mean):
 
 def track(model: Any) -> DataLoss:
     """Have Keras report `data_loss`, and `val_data_loss`, with the metrics of the model, until `release`."""
+    check("model", model)
     if model not in _trackers:
         with distribution_scope(model):
             _trackers[model] = DataLoss()

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import KerasTensor, ops
 
-from keras_reg._keras import mask_of
+from keras_reg._keras import check, mask_of
 from keras_reg._labels import checked_ids, classes_last
 from keras_reg._registration import register
 from keras_reg._validation import boolean, real_number, whole_number
@@ -36,6 +36,7 @@ class SoftLabels(keras.metrics.Metric):
     def join(self, model: Any) -> None:
         """Have the trainer of JAX know it, which takes what it does not know as state for constants; Keras has no public way."""
         if hasattr(model, "jax_state_sync") and not any(self is metric for metric in model.metrics):
+            check("model", model)
             model._metrics.append(self)
 
     def reset_state(self):

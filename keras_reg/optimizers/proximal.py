@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_reg._keras import check
 from keras_reg._registration import register
 from keras_reg._validation import boolean, non_negative, one_of, shown
 from keras_reg.backend import numbers_suffice, outside_of_graphs, read
@@ -112,6 +113,7 @@ class Proximal(keras.optimizers.Optimizer):
                 raise TypeError(f"Proximal has no argument `{argument}`. Received: {argument}={value!r}")
             raise ValueError(f"Argument `{argument}` belongs to the inner optimizer: set it there. Received: {argument}={value!r}")
         inner = _optimizer(inner_optimizer)
+        check("optimizer", inner)
         own_metric = step_sizes.preconditioned(inner)
         one_of(metric, METRICS, "metric")
         if metric == "preconditioned" and own_metric is None:

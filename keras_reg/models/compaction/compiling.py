@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import tree
 
+from keras_reg._keras import check
 from keras_reg.models.compaction.slots import Slot
 from keras_reg.models.compaction.transfer import assign
 from keras_reg.models.compaction.units import Units
@@ -24,6 +25,7 @@ def compile_alike(old: Any, new: Any, sources: dict[int, tuple], graph: Units) -
     """
     if not old.compiled:
         return
+    check("compiled model", old)
     new.compile(**{key: _copy(value) for key, value in old._compile_config.config.items()})
     if hasattr(old, "sampler"):  # of a model of KerasHub that generates: an argument of its `compile` alone
         new.sampler = type(old.sampler).from_config(old.sampler.get_config())

@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from keras_reg._keras import check
+
 
 def graph_of(model: Any) -> Any:
     """The functional graph of a Sequential or functional model; `None` for any other, as for one with a `call` of its own."""
@@ -18,6 +20,7 @@ def graph_of(model: Any) -> Any:
 def walk(model: Any, inputs: list, visit: Callable[[Any, tuple, dict, list], list]) -> list:
     """Runs through a model's graph on any kind of values: `visit(operation, args, kwargs, output_tensors)` returns those of the outputs."""
     graph = graph_of(model)
+    check("graph", graph)
     values = {id(tensor): value for tensor, value in zip(graph.inputs, inputs, strict=True)}
     for depth in sorted(graph._nodes_by_depth, reverse=True):
         for node in graph._nodes_by_depth[depth]:
