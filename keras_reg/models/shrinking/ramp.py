@@ -29,9 +29,7 @@ class Ramp(keras.callbacks.Callback):
 
     def set_model(self, model):
         super().set_model(model)
-        self._weights = [
-            v for v in model.trainable_variables if structure_of(v.regularizer) is not None and hasattr(v.regularizer, "budget")
-        ]
+        self._weights = [v for v in model.trainable_variables if isinstance(v.regularizer, StructuralL0Constraint)]
         make_movable(model, self._weights)
 
     def on_train_begin(self, logs=None):
