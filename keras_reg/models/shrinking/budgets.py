@@ -37,7 +37,11 @@ def budgets_of(given: dict[str, Any], metric_drop: Any, validation_data: Any) ->
 
 
 def check_smallest(model: Any, of: str, budget: float, argument: str, full: float) -> None:
-    least = smallest(model, of) * cost(model, of)
+    """Raise where a budget, as a number, cannot be met."""
+    try:
+        least = _smallest(model, of)
+    except ValueError as error:
+        raise ValueError(f"{error}{_blockers(model)}") from None
     if least > budget:
         raise ValueError(
             f"Argument `{argument}` cannot be met: at least {least / full:.4g} of the {of} are left of this model where all units leave "
@@ -45,13 +49,18 @@ def check_smallest(model: Any, of: str, budget: float, argument: str, full: floa
         )
 
 
-def smallest(model: Any, of: str) -> float:
-    """The smallest share that can be left of a model."""
+def can_be_met(model: Any, of: str, budget: float) -> bool:
     try:
-        pairs = structural_parts(model, StructuralL0Constraint(1.0, of), model.trainable_variables)
-    except ValueError as error:
-        raise ValueError(f"{error}{_blockers(model)}") from None
-    return smallest_share([part for _, part in pairs], [ops.convert_to_tensor(np.array(read(v), "float32")) for v, _ in pairs])
+        return _smallest(model, of) <= budget
+    except ValueError:  # nothing can leave any more
+        return False
+
+
+def _smallest(model: Any, of: str) -> float:
+    """How much is left where all units leave that may."""
+    pairs = structural_parts(model, StructuralL0Constraint(1.0, of), model.trainable_variables)
+    share = smallest_share([part for _, part in pairs], [ops.convert_to_tensor(np.array(read(v), "float32")) for v, _ in pairs])
+    return share * cost(model, of)
 
 
 def _blockers(model: Any) -> str:

@@ -11,7 +11,7 @@ from keras_reg._validation import whole_number
 from keras_reg.models.attachment.attach import attach
 from keras_reg.models.compaction.compact import compact
 from keras_reg.models.compaction.compiling import compile_anew
-from keras_reg.models.shrinking.budgets import budgets_of, check_smallest, cost, smallest
+from keras_reg.models.shrinking.budgets import budgets_of, can_be_met, check_smallest, cost
 from keras_reg.models.shrinking.goal import Goal
 from keras_reg.models.shrinking.ramp import Ramp
 from keras_reg.models.shrinking.report import ShrinkReport, Tried, report
@@ -108,7 +108,7 @@ def shrink(
     training.keep_in(backup_dir, dense, {"of": of, "budgets": budgets[:2], "goal": str(goal), "epochs": epochs})
     tried = []
     for budget in budgets:
-        if tried and smallest(small, of) * cost(small, of) > budget * full:
+        if tried and not can_be_met(small, of, budget * full):
             break
         candidate = _cut(small, of, min(1.0, budget * full / cost(small, of)), training, f"{len(tried)}")
         found = training.metrics(candidate)

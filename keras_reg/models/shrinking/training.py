@@ -51,23 +51,35 @@ class Training:
         self._try(model)
 
     def _try(self, model: Any) -> None:
-        """One batch through the loss, so that data that do not fit cost no training."""
-        x, y = self.data["x"], self.data["y"]
+        """One batch of each through the loss, so that data that do not fit cost no training."""
+        x = self.data["x"]
         if inspect.isgenerator(x) and not self.options.get("steps_per_epoch"):
             raise ValueError(
-                "Argument `x` must not be a generator without `steps_per_epoch`: it can be read once, and several trainings do."
+                "Argument `x` must not be a generator without `steps_per_epoch`: it can be read once, and has to be read often."
             )
-        if hasattr(x, "__next__"):
-            return  # what is taken out of it is gone
-        try:
-            weights = self.options.get("sample_weight")
-            model.evaluate(x, y, self.data["batch_size"], sample_weight=weights, steps=1, verbose=0)
-        except Exception as error:  # of the backend, of whatever kind
-            shapes = keras.tree.map_structure(lambda one: getattr(one, "shape", None), y)
-            raise ValueError(
-                f"The loss of the model cannot be computed on the data: the model gives outputs of shape {model.output_shape}. "
-                f"Received: y of shape {shapes}: {' '.join(str(error).split())[-300:]}"
-            ) from error
+        for judged in (False, True):
+            x, y, weights, size, _ = self._judged() if judged else self._trained()
+            if hasattr(x, "__next__"):
+                continue  # what is taken out of it is gone
+            try:
+                model.evaluate(x, y, size, sample_weight=weights, steps=1, verbose=0)
+            except Exception as error:  # of the backend, of whatever kind
+                shapes = keras.tree.map_structure(lambda one: getattr(one, "shape", None), y)
+                raise ValueError(
+                    f"The loss cannot be computed on the {self.judged_on if judged else 'training data'}: the model gives outputs of shape "
+                    f"{model.output_shape}. Received: y of shape {shapes}: {' '.join(str(error).split())[-300:]}"
+                ) from error
+
+    def _trained(self) -> tuple:
+        options = self.options
+        return self.data["x"], self.data["y"], options.get("sample_weight"), self.data["batch_size"], options.get("steps_per_epoch")
+
+    def _judged(self) -> tuple:
+        if (validation := self.data["validation_data"]) is None:
+            return self._trained()
+        validation = tuple(validation) if isinstance(validation, list) else validation
+        size = self.options.get("validation_batch_size") or self.data["batch_size"]
+        return (*keras.utils.unpack_x_y_sample_weight(validation), size, self.options.get("validation_steps"))
 
     def updates(self, model: Any) -> int | None:
         """How many there are in a training, if that is known."""
@@ -111,11 +123,7 @@ class Training:
         shutil.rmtree(begun)
 
     def metrics(self, model: Any) -> dict[str, float]:
-        x, y, weights = self.data["x"], self.data["y"], self.options.get("sample_weight")
-        steps, size = self.options.get("steps_per_epoch"), self.data["batch_size"]
-        if (validation := self.data["validation_data"]) is not None:
-            x, y, weights = keras.utils.unpack_x_y_sample_weight(tuple(validation) if isinstance(validation, list) else validation)
-            steps, size = self.options.get("validation_steps"), self.options.get("validation_batch_size") or size
+        x, y, weights, size, steps = self._judged()
         found = model.evaluate(x, y, size, sample_weight=weights, steps=steps, verbose=0, return_dict=True)
         return {name: float(value) for name, value in found.items()}
 
