@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_reg._validation import whole_number
+from keras_reg._validation import received, whole_number
 from keras_reg.models.attachment.attach import attach
 from keras_reg.models.compaction.compact import compact
 from keras_reg.models.compaction.compiling import compile_anew
@@ -98,6 +98,7 @@ def shrink(
     started = time.perf_counter()
     of, budgets = budgets_of({"macs": macs, "parameters": parameters, "units": units}, metric_drop, validation_data)
     epochs = whole_number(epochs, "epochs", at_least=1)
+    _check(model)
     dense = small = _copied(model)
     full = cost(model, of)
     check_smallest(dense, of, budgets[0] * full, "metric_drop" if metric_drop is not None else of, full)
@@ -131,11 +132,17 @@ def shrink(
     )
 
 
+def _check(model: Any) -> None:
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"Argument `model` must be a Keras model. {received(model, 'model')}")
+    if not model.compiled:
+        raise ValueError(f"Argument `model` must be compiled, with the loss to train on. Received: {model.name!r}, which is not")
+    _proximal(model.optimizer)  # which says what it does not take
+
+
 def _copied(model: Any, wrap: Callable[[Any], Any] = lambda optimizer: optimizer) -> Any:
     """The model without units that do nothing, compiled in the same way; its optimizer is at its beginning."""
     copy = compact(model)
-    if not model.compiled:
-        raise ValueError(f"Argument `model` must be compiled, with the loss to train on. Received: {model.name!r}, which is not")
     compile_anew(model, copy, wrap)
     return copy
 
