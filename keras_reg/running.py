@@ -57,6 +57,13 @@ def proximal_optimizers(optimizer: Any) -> Iterator[Any]:
             yield from proximal_optimizers(inner)
 
 
+def innermost(optimizer: Any) -> Any:
+    """The optimizer that makes the updates, within those around it."""
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return optimizer
+
+
 def optimizers_in(model: Any) -> Iterator[Any]:
     """The optimizers with a prox that a step of the model may apply: a step of its own applies any that it holds."""
     yield from proximal_optimizers(getattr(model, "optimizer", None))

@@ -11,6 +11,7 @@ from keras import ops
 from keras_reg._validation import non_negative, one_of, shown, whole_number
 from keras_reg.binding import is_constraint, move
 from keras_reg.callbacks.strength import StrengthCallback
+from keras_reg.running import innermost
 
 MOST_TRIALS = 100  # of a schedule, before training starts
 
@@ -157,10 +158,8 @@ class StrengthScheduler(StrengthCallback):
 
 def _steps(optimizer: Any) -> tuple[int, int]:
     """The number of updates so far, and how many batches go into one."""
-    inner = optimizer
-    while hasattr(inner, "inner_optimizer"):
-        inner = inner.inner_optimizer
-    return int(ops.convert_to_numpy(optimizer.iterations)), getattr(inner, "gradient_accumulation_steps", None) or 1
+    accumulated = getattr(innermost(optimizer), "gradient_accumulation_steps", None) or 1
+    return int(ops.convert_to_numpy(optimizer.iterations)), accumulated
 
 
 def _arguments(function: Callable) -> int:

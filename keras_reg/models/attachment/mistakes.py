@@ -15,7 +15,7 @@ from keras_reg.models.attachment.carrier import carried
 from keras_reg.models.attachment.rebuilt import rebuilt_weights, same_regularizer, units
 from keras_reg.regularizers.penalty import Penalty
 from keras_reg.regularizers.sums import parts_of
-from keras_reg.running import proximal_optimizers
+from keras_reg.running import innermost, proximal_optimizers
 from keras_reg.weights import layers_of, own_variables
 
 ADAMS = ("Adam", "Adamax", "Nadam", "AdamW")
@@ -104,7 +104,7 @@ def find(model: Any, thorough: bool = True) -> list[Finding]:
     owners = {id(v): layer for layer in layers_of(model) for v in own_variables(layer)}
     optimizer = getattr(model, "optimizer", None)
     proximal = list(proximal_optimizers(optimizer)) if optimizer is not None else []
-    base = _innermost(optimizer)
+    base = innermost(optimizer)
     for variable in model.weights:
         if variable.regularizer is not None:
             for kind in _of_weight(variable, owners.get(id(variable)), optimizer, proximal, base):
@@ -193,12 +193,6 @@ def _inconsistent(unit: Any) -> Iterator[tuple[str, Any]]:
                 present = variable.regularizer
                 if present is not None and id(variable) not in around and not any(_alike(present, r) for r in held):
                     yield "lost", variable
-
-
-def _innermost(optimizer: Any) -> Any:
-    while hasattr(optimizer, "inner_optimizer"):
-        optimizer = optimizer.inner_optimizer
-    return optimizer
 
 
 def _l2(regularizer: Any) -> bool:

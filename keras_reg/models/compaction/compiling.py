@@ -1,6 +1,7 @@
 """The compile state of a smaller model: loss, metrics, and an optimizer that remembers what is left of its past."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -11,6 +12,7 @@ from keras_reg._keras import check
 from keras_reg.models.compaction.slots import Slot
 from keras_reg.models.compaction.transfer import assign
 from keras_reg.models.compaction.units import Units
+from keras_reg.running import innermost
 from keras_reg.weights import read
 
 
@@ -25,10 +27,7 @@ def compile_alike(old: Any, new: Any, sources: dict[int, tuple], graph: Units) -
     """
     if not old.compiled:
         return
-    check("compiled model", old)
-    new.compile(**{key: _copy(value) for key, value in old._compile_config.config.items()})
-    if hasattr(old, "sampler"):  # of a model of KerasHub that generates: an argument of its `compile` alone
-        new.sampler = type(old.sampler).from_config(old.sampler.get_config())
+    _compile(old, new)
     if old.optimizer is None:
         return
     origins = [(source, variable) for variable in new.variables if (source := sources.get(id(variable), (None,))[0]) is not None]
@@ -38,6 +37,27 @@ def compile_alike(old: Any, new: Any, sources: dict[int, tuple], graph: Units) -
         new.optimizer.build(new.trainable_variables)
         for one, other in _optimizers(old.optimizer, new.optimizer):
             _remember(one, other, _variables(old.optimizer), _variables(new.optimizer), sources, graph)
+
+
+def _compile(old: Any, new: Any, **other: Any) -> None:
+    """Compiles it with the same arguments but for others."""
+    check("compiled model", old)
+    new.compile(**{**{key: _copy(value) for key, value in old._compile_config.config.items()}, **other})
+    if hasattr(old, "sampler"):  # of a model of KerasHub that generates: an argument of its `compile` alone
+        new.sampler = type(old.sampler).from_config(old.sampler.get_config())
+
+
+def compile_anew(old: Any, new: Any, wrap: Callable[[Any], Any] = lambda optimizer: optimizer) -> None:
+    """Compiles a model with the same weights, cut or not, as the old one is, with an optimizer that has no past yet.
+
+    Args:
+        old: The old model.
+        new: The new model.
+        wrap: What to make of the new optimizer, which has the present learning rate of the old one.
+    """
+    optimizer = _copy(old.optimizer)
+    _exclude(innermost(old.optimizer), innermost(optimizer), list(zip(old.variables, new.variables, strict=False)))
+    _compile(old, new, optimizer=wrap(optimizer))
 
 
 def _copy(value: Any) -> Any:
