@@ -109,6 +109,8 @@ def regularization_path(
         strengths = _checked_grid(strengths)
     eps = greater_than(eps, 0, "eps")
     one_of(direction, DIRECTIONS, "direction")
+    if not isinstance(monitor, str):
+        raise TypeError(f"Argument `monitor` must be the name of a metric. {received(monitor, 'monitor')}")
     one_of(mode, ("auto", "min", "max"), "mode")
     boolean(warm_start, "warm_start")
     whole_number(patience, "patience", at_least=1, or_none=True)

@@ -35,9 +35,10 @@ def strength_max(
     For L1 that is `max |gradient|`, for the group lasso the largest norm of a group of it, and so on: `Penalty.strength_max`. The gradient
     is that of the compiled loss, without its penalties, over all the data, where the penalised weights are zero.
 
-    Exact for a convex model of one layer: its other weights, such as the bias, are first fitted as they are best with the penalised ones at
-    zero. Elsewhere it is a starting point for a grid. Where penalised weights follow each other, zeros in one hide the data
-    from the next: then each is set to zero by itself, the other weights being as they are now.
+    Exact for a convex model of one layer: its other weights, such as the bias, are first fitted as they are best with the penalised ones
+    at zero. Elsewhere it is a starting point for a grid. Where penalised weights follow each other, zeros in one hide the data from the
+    next: then each is set to zero by itself, the other weights being as they are now; and where this hides the data still, as in front
+    of a `relu` without biases, the gradient is that by the weight as it is now.
 
     Args:
         model: A built and compiled Keras model with penalties of keras_reg, proximal or not. It stays as it is.
@@ -107,6 +108,9 @@ def _at_zero(mean_gradient: MeanGradient, strengths: Strengths, beside: list[Any
     found = _fitted(mean_gradient, zeros, beside)
     if any(not found[key].any() for key in zeros):
         found = {key: mean_gradient({key: zero})[key] for key, zero in zeros.items()}
+    if any(not found[key].any() for key in zeros):
+        present = mean_gradient({})
+        found = {key: gradient if gradient.any() else present[key] for key, gradient in found.items()}
     return {path: found[id(v)] for path, v in strengths.variables.items()}
 
 

@@ -71,6 +71,9 @@ class Trainer:
         self.model = unpack(job.model, job.code)
         self.strengths = Strengths(self.model)
         self.strengths.prepare()
+        if job.data.cuttable:  # the first fit then draws as many random numbers as the others, wherever it is made
+            batch, _ = next(job.data.cut(slice(2)).batches(2))
+            self.model._symbolic_build(data_batch=batch)
         self.start = State(self.model)
         if weights is not None:
             self.model.set_weights(weights)
