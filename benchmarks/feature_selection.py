@@ -2,9 +2,9 @@
 
     python benchmarks/feature_selection.py --data mnist.npz fashion_mnist.npz
 
-As in the paper (Lemhadri et al., 2021, table 2) there are 10,000 images: with `--images test`, as in its published program, those of the data
-set's own test part, with `--images all` as many drawn from both parts. `--share` of them are for selection and training, the rest for
-the accuracy; the program has 0.4 (and 50 trees), the paper 0.8. `select_features` sees one dense layer of 128 units with dropout.
+As in the paper (Lemhadri et al., 2021, table 2) there are 10,000 images: with `--images test`, as in its published program, those of the
+test part, with `--images all` as many drawn from both parts. `--share` of them are for selection and training, the others for the
+accuracy; the program has 0.4 (and 50 trees), the paper 0.8. `select_features` sees one dense layer of 128 units with dropout.
 With `--picture` the pixels of the first seed are drawn.
 """
 

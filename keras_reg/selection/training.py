@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import tree
 
 from keras_reg.callbacks.data_loss import track
 from keras_reg.models.statistics import zeros
@@ -91,7 +92,8 @@ class Trainer:
         given = {"x": data.x, "y": data.y, "sample_weight": data.sample_weight, "class_weight": data.class_weight}
         if job.validation is not None:
             given["validation_data"] = _for_keras(job.validation)
-        arguments = {**job.fit, "callbacks": [*(job.fit.get("callbacks") or []), *self._early_stop()], "verbose": job.verbose}
+        callbacks = tree.flatten(job.fit.get("callbacks") or [])
+        arguments = {**job.fit, "callbacks": [*callbacks, *self._early_stop()], "verbose": job.verbose}
         history = model.fit(**{key: value for key, value in given.items() if value is not None}, **arguments)
         counted = zeros(self.strengths.variables.values())
         scores, errors = self._scores()
