@@ -57,6 +57,7 @@ def blocks_of(page):
 RUN = [page for page in PAGES if blocks_of(page) and (page.name == "README.md" or keras.backend.backend() == "tensorflow")]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # KerasTuner's
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

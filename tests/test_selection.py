@@ -317,7 +317,7 @@ def test_direction_and_warm_starts():
         runs[warm] = path
     assert runs[True][0].scores == pytest.approx(runs[False][0].scores)
     assert runs[True][1].objective < runs[False][1].objective
-    ended = regularization_path(small("sgd"), X, Y, [1e3], patience=1, **{**STATED, "epochs": 50})
+    ended = regularization_path(small(keras.optimizers.SGD(0.1)), X, Y, [1e3], patience=1, **{**STATED, "epochs": 50})
     assert ended[0].epochs < 50
 
 
@@ -388,6 +388,7 @@ REFUSED = {
     "no folds": ("cv", lambda: regularization_path(small(), X, Y, [0.1], cv=0.5)),
     "executor": ("executor", lambda: regularization_path(small(), X, Y, [0.1], executor=2)),
     "monitor": ("monitor", lambda: regularization_path(small(), X, Y, [0.1], monitor=3)),
+    "unknown metric": ("monitor.*loss", lambda: regularization_path(small(), X, Y, [0.1], monitor="mae", validation_data=(X, Y))),
     "structures": ("largest useful", lambda: strength_max(structural(), X, Y)),
     "a generator": ("more than once", lambda: strength_max(small(), iter([(X, Y)]))),
 }

@@ -31,7 +31,7 @@ class Data:
             return cls(x, class_weight=class_weight)
         if y is None:
             raise ValueError(f"Argument `{name}y` must have the targets of `{name}x`. Received: {name}y=None")
-        data = cls(*(part if part is None else tree.map_structure(np.asarray, part) for part in (x, y, sample_weight)), class_weight)
+        data = cls(*(part if part is None else tree.map_structure(_array, part) for part in (x, y, sample_weight)), class_weight)
         lengths = {
             part: {len(leaf) for leaf in tree.flatten(getattr(data, part)) if leaf is not None} for part in ("x", "y", "sample_weight")
         }
@@ -76,7 +76,7 @@ class Data:
             items = (self.x[i] for i in range(len(self.x))) if isinstance(self.x, keras.utils.PyDataset) else iter(self.x)
             read = ((*item, None, None)[:3] if isinstance(item, (tuple, list)) else (item, None, None) for item in items)
         for x, y, weight in read:
-            parts = [part if part is None else tree.map_structure(np.asarray, part) for part in (x, y, weight)]
+            parts = [part if part is None else tree.map_structure(_array, part) for part in (x, y, weight)]
             parts[2] = self._weights(parts[1], parts[2])
             yield tuple(parts), len(tree.flatten(parts[0])[0])
 
@@ -89,6 +89,10 @@ class Data:
         classes = y.argmax(axis=-1) if y.ndim > 1 and y.shape[-1] > 1 else y.reshape(len(y)).astype(int)
         own = np.array([self.class_weight.get(int(one), 1.0) for one in classes], "float32")
         return own if weight is None else own * weight
+
+
+def _array(values: Any) -> np.ndarray:
+    return keras.ops.convert_to_numpy(values) if keras.ops.is_tensor(values) else np.asarray(values)
 
 
 def is_arrays(x: Any) -> bool:

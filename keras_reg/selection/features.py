@@ -27,7 +27,7 @@ from keras_reg.weights import layers_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_STEPS = 1000
+FARTHEST = 1e9  # times the first strength
 
 
 @dataclass(frozen=True)
@@ -128,11 +128,13 @@ def select_features(
     copy, place = _penalised_copy(model, math.prod(shape))
     weight = copy.weights[place]
     if start is None:
+        # The penalties of other weights do not move.
         start = strength_max(copy, data.x, data.y, data.sample_weight, data.class_weight).weights[weight.path] / 1000
     start = greater_than(start, 0, "start")
     about = {"k": k, "start": start, "ratio": ratio, "seed": seed, "epochs": fit_arguments.get("epochs", 1), "examples": len(data)}
     kept = Folder(folder)
-    strengths = kept.begin(about, lambda: [start * ratio**step for step in range(MOST_STEPS)])["strengths"]
+    steps = math.ceil(math.log(FARTHEST) / math.log(ratio)) + 1
+    strengths = kept.begin(about, lambda: [start * ratio**step for step in range(steps)])["strengths"]
     job = Job(
         name="all",
         model=pack(copy),
@@ -140,6 +142,7 @@ def select_features(
         data=data,
         validation=validation_of(validation_data),
         fit=fit_arguments,
+        monitor="loss",
         warm_start=True,
         patience=None,
         seed=seed,
@@ -147,6 +150,7 @@ def select_features(
         folder=kept,
         backend=keras.backend.backend(),
         code=code_of(model),
+        only=place,
     )
     return _run_down_to(job, k, place, shape, names, verbose == 1)
 
@@ -167,6 +171,8 @@ def _run_down_to(job: Job, k: int, place: int, shape: tuple, names: list[str] | 
 
         points = train(job, report)
     left = int(np.count_nonzero(norms[-1]))
+    if left < k and len(points) == 1:
+        raise ValueError(f"Argument `start` is too high: {left} features were left at once. Received: start={points[0].strength:.3g}")
     if left > k:
         raise RuntimeError(f"{left} features are left at strength {points[-1].strength:.3g}: train for more `epochs`, or begin higher.")
     outlived = np.sum([norm > 0 for norm in norms[1:]], axis=0)
@@ -202,5 +208,5 @@ def _penalised_copy(model: Any, number: int) -> tuple[Any, int]:
     if not any(proximal_optimizers(copy.optimizer)):
         compiled, inner = copy._compile_config.config, inner_optimizer(copy.optimizer)
         copy.compile(**{**compiled, "optimizer": Proximal(type(inner).from_config(inner.get_config()))})
-    Strengths(copy)  # refuses what cannot be moved
+    Strengths(copy, place)  # refuses what cannot be moved
     return copy, place

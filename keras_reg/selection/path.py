@@ -150,6 +150,7 @@ def regularization_path(
     common = {
         "model": packed,
         "fit": fit_arguments,
+        "monitor": monitor,
         "warm_start": warm_start,
         "patience": patience,
         "seed": seed,
@@ -222,8 +223,8 @@ def check_fit_arguments(model: Any, arguments: dict[str, Any], function: str) ->
 def _last_part(data: Data, split: Any) -> tuple[Data, Data]:
     """As `fit` cuts validation data off."""
     share = greater_than(split, 0, "validation_split")
-    number = int(len(data) * (1 - share)) if data.cuttable else 0
-    if not 0 < number < len(data.x if not data.cuttable else data):
+    number = int(len(data) * (1 - share)) if data.cuttable and share < 1 else 0
+    if number == 0 or number == len(data):
         raise ValueError(f"Argument `validation_split` must leave examples of arrays on both sides. {received(split, 'validation_split')}")
     return data.cut(slice(None, number)), data.cut(slice(number, None))
 

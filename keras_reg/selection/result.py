@@ -36,7 +36,7 @@ class RegularizationPath(Sequence):
         self.monitor = monitor
         self.rises = mode == "max" or (mode == "auto" and any(name in monitor.lower() for name in RISING))
         self._packed, self._code, self._places = packed, code, places
-        if self.points[0].scores and monitor not in self.points[0].scores:
+        if self.points[0].scores and monitor not in self.points[0].scores:  # of a dataset no batch was looked at before
             raise ValueError(f"Argument `monitor` must be one of {sorted(self.points[0].scores)}. Received: monitor={monitor!r}")
 
     def __len__(self) -> int:

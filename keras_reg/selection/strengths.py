@@ -10,16 +10,19 @@ from keras_reg.running import proximal_optimizers
 
 
 class Strengths:
-    """The penalties of a model, moved together: the largest of their strengths is set, and the others keep their ratios to it.
+    """The penalties of a model, or of one of its weights, moved together: the largest of their strengths is set, and the others keep their
+    ratios to it.
 
     Attributes:
         variables: The trainable weights with a penalty of keras_reg, by path.
         ratios: The strength of each for a largest one of 1.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, only: int | None = None):
         self.model = model
         self.variables = penalised(model)
+        if only is not None:
+            self.variables = {path: v for path, v in self.variables.items() if v is model.weights[only]}
         if not self.variables:
             raise ValueError(
                 f"Argument `model` must have a penalty of keras_reg on a trainable weight: give a layer one, or use "

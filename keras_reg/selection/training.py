@@ -27,6 +27,7 @@ class Job:
         name: Of the examples: `"all"`, or a fold.
         strengths: With their places on the grid.
         code: The user's functions and classes in the model, where it is trained in this process.
+        only: The place, among the weights of the model, of the one whose strength moves; `None` for all.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Job:
     data: Data
     validation: Data | None
     fit: dict[str, Any]
+    monitor: str
     warm_start: bool
     patience: int | None
     seed: int | None
@@ -42,6 +44,7 @@ class Job:
     folder: Folder
     backend: str
     code: dict[str, Any] = field(default_factory=dict)
+    only: int | None = None
 
 
 def train(job: Job, report: Callable[[Point], Any] = lambda point: None) -> list[Point]:
@@ -70,11 +73,14 @@ class Trainer:
     def __init__(self, job: Job, weights: list[np.ndarray] | None = None):
         self.job = job
         self.model = unpack(job.model, job.code)
-        self.strengths = Strengths(self.model)
+        self.strengths = Strengths(self.model, job.only)
         self.strengths.prepare()
         if job.data.cuttable:  # the first fit then draws as many random numbers as the others, wherever it is made
             batch, _ = next(job.data.cut(slice(2)).batches(2))
             self.model._symbolic_build(data_batch=batch)
+            names = sorted(self.model.get_metrics_result())
+            if job.validation is not None and job.monitor not in names:
+                raise ValueError(f"Argument `monitor` must be one of {names}. Received: monitor={job.monitor!r}")
         self.start = State(self.model)
         if weights is not None:
             self.model.set_weights(weights)
