@@ -199,7 +199,7 @@ def test_a_path_goes_on_where_it_was_broken_off(tmp_path):
     point = json.loads((tmp_path / "path" / "all" / "001.json").read_text())
     assert point["strength"] == 0.1
     assert point["scores"]["loss"] == path[1].scores["loss"]
-    rows = list(csv.DictReader((tmp_path / "path" / "path.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "path" / "path.csv").read_text().splitlines()))
     assert [float(row["strength"]) for row in rows] == strengths
     assert [int(row["nonzero"]) for row in rows] == [p.nonzero for p in path]
 
