@@ -15,7 +15,7 @@ def gradient_function(model: Any, batch: tuple) -> Callable[[], list[np.ndarray]
     """
     # They are listed once: frozen layers and a recompiled loss are seen by the next `fit`.
     variables, gradient, batch = list(model.trainable_variables), gradient_at(model), _tensors(batch)
-    return lambda: gradient([ops.convert_to_tensor(v) for v in variables], batch)
+    return lambda: gradient(variables, batch)
 
 
 def gradient_at(model: Any) -> Callable[[list[Any], tuple], list[np.ndarray]]:
@@ -27,8 +27,12 @@ def gradient_at(model: Any) -> Callable[[list[Any], tuple], list[np.ndarray]]:
             outputs = model(x, training=False)
             return model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=False)
 
-    gradient = _differentiated(loss)
-    return lambda values, batch: [ops.convert_to_numpy(part) for part in gradient(values, *_tensors(batch))]
+    differentiated = _differentiated(loss)
+
+    def gradient(values, batch):
+        return [ops.convert_to_numpy(part) for part in differentiated([ops.convert_to_tensor(v) for v in values], *_tensors(batch))]
+
+    return gradient
 
 
 def _tensors(batch: tuple) -> tuple:
