@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 OLDEST ?= .venv-oldest
 OLDEST_VERSIONS = keras==3.12.0 tensorflow==2.20.0 tensorboard==2.20.0 numpy==1.26.4
 # What these need is newer than that, or is no part of the package.
-OLDEST_IGNORED = $(foreach name,compaction_hub compaction_networks packaging notebooks docs,--ignore=tests/test_$(name).py)
+OLDEST_IGNORED = $(foreach name,compaction_hub compaction_networks packaging notebooks docs selection_executors,--ignore=tests/test_$(name).py)
 BACKENDS ?= tensorflow jax torch
 ARGS ?=
 WORKERS ?= auto
@@ -66,7 +66,7 @@ $(VENV)/.test: pyproject.toml | $(RUN)
 $(OLDEST)/.test: pyproject.toml
 	@$(PYTHON) -m venv $(OLDEST)
 	@$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check $(OLDEST_VERSIONS) \
-		'hypothesis>=6.100' 'matplotlib>=3.8' 'pytest>=8' 'pytest-xdist>=3.5' 'scikit-learn>=1.4' 'scipy>=1.11' || { echo "$(OFFLINE)"; exit 1; }
+		'hypothesis>=6.100' 'matplotlib>=3.8' 'pandas>=2' 'pytest>=8' 'pytest-xdist>=3.5' 'scikit-learn>=1.4' 'scipy>=1.11' || { echo "$(OFFLINE)"; exit 1; }
 	@$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e . || { echo "$(OFFLINE)"; exit 1; }
 	@touch $@
 

@@ -1,6 +1,6 @@
 """Regularizers for Keras 3 that reach exact zeros. Importing this registers every class as `keras_reg>Name`."""
 
-from keras_reg import callbacks, losses, metrics, models, ops, optimizers, regularizers, testing, visualization
+from keras_reg import callbacks, losses, metrics, models, ops, optimizers, regularizers, selection, testing, visualization
 from keras_reg._version import __version__
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "ops",
     "optimizers",
     "regularizers",
+    "selection",
     "testing",
     "visualization",
 ]

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_reg import callbacks, losses, metrics, models, optimizers
+from keras_reg import callbacks, losses, metrics, models, optimizers, selection
 from keras_reg import regularizers as R
 
 NASTY = {
@@ -102,9 +102,15 @@ FUNCTIONS = {
     "set_strength": ("strength", lambda value: R.L1L2(0.1, 0.1).set_strength(value)),
     "Proximal.set_strength": ("strength", lambda value: optimizers.Proximal("sgd").set_strength(value)),
     "schedule": ("schedule", lambda value: callbacks.StrengthScheduler(lambda epoch: value)),
+    "strengths": ("strengths", lambda value: selection.regularization_path(PENALISED, W, W[:, :1], [value], verbose=0)),
+    "eps": ("eps", lambda value: selection.regularization_path(PENALISED, W, W[:, :1], 3, eps=value, verbose=0)),
+    "start": ("start", lambda value: selection.select_features(PENALISED, W, W[:, :1], 1, start=value, verbose=0)),
+    "ratio": ("ratio", lambda value: selection.select_features(PENALISED, W, W[:, :1], 1, ratio=value, verbose=0)),
     "near_zero": ("near_zero", lambda value: models.sparsity(MODEL, near_zero=value)),
 }
 MODEL = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+PENALISED = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, kernel_regularizer=R.L1(0.1, proximal=True))])
+PENALISED.compile(optimizers.Proximal("sgd"), "mse")
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

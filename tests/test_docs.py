@@ -28,7 +28,18 @@ def test_docstring_examples(name):
 
 
 def test_every_public_name_is_documented_with_an_example():
-    for namespace in ("callbacks", "losses", "metrics", "models", "ops", "optimizers", "regularizers", "testing", "visualization"):
+    for namespace in (
+        "callbacks",
+        "losses",
+        "metrics",
+        "models",
+        "ops",
+        "optimizers",
+        "regularizers",
+        "selection",
+        "testing",
+        "visualization",
+    ):
         for name, thing in vars(getattr(keras_reg, namespace)).items():
             if inspect.ismodule(thing) or name.startswith("_") or not thing.__module__.startswith("keras_reg"):
                 continue
@@ -46,6 +57,7 @@ def blocks_of(page):
 RUN = [page for page in PAGES if blocks_of(page) and (page.name == "README.md" or keras.backend.backend() == "tensorflow")]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # KerasTuner's
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

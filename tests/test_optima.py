@@ -9,6 +9,7 @@ from sklearn.linear_model import ElasticNet, Lasso, LogisticRegression
 
 from keras_reg.optimizers import Proximal
 from keras_reg.regularizers import L1, L1L2, GroupLasso, SparseGroupLasso
+from keras_reg.selection import regularization_path
 
 BACKEND = keras.backend.backend()
 SAMPLES, FEATURES = 120, 40
@@ -174,3 +175,22 @@ def test_strength_max_is_where_the_last_weight_goes(inner, penalty):
     above, below = (fitted(penalty.with_strength(factor * largest), RATES[inner](steps), steps)[0] for factor in (1.001, 0.98))
     assert np.count_nonzero(above) == 0
     assert 0 < np.count_nonzero(below) < FEATURES / 2
+
+
+def test_group_path():
+    """Along a path: eight groups of five features, as above."""
+    strengths, copies = [1.0, 0.3, 0.1], 1 if BACKEND == "torch" else 20
+    layer = layers.EinsumDense("bgi,gij->bj", (1,), bias_axes="j", kernel_regularizer=GroupLasso(0.1, axis=0, proximal=True))
+    model = keras.Sequential([keras.Input((8, 5)), layer])
+    model.compile(
+        Proximal(keras.optimizers.SGD(0.03, momentum=0.5)), "mse", **({} if BACKEND == "torch" else {"steps_per_execution": copies})
+    )
+    x, y = np.tile(X.reshape(-1, 8, 5), (copies, 1, 1)), np.tile(Y, copies)
+    path = regularization_path(model, x, y, strengths, epochs=1000 // copies, batch_size=SAMPLES, shuffle=False, verbose=0)
+    found = path.coefficients.reshape(3, -1)
+    for one, strength, point in zip(found, strengths, path, strict=True):
+        best = skglm.GroupLasso(groups=5, alpha=strength / 2, weights=np.full(8, np.sqrt(5)), tol=1e-12, max_iter=10_000).fit(X, Y)
+        np.testing.assert_array_equal(one != 0, best.coef_ != 0)
+        np.testing.assert_allclose(one, best.coef_, atol=1e-3 * np.abs(best.coef_).max())
+        assert point.nonzero_groups == np.count_nonzero(best.coef_.reshape(8, 5).any(axis=1))
+    assert 0 < path[0].nonzero_groups < path[2].nonzero_groups

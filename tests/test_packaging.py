@@ -33,7 +33,8 @@ FLOORS = (
     {"layers", "losses", "metrics", "optimizers", "testing"},
     {"models"},
     {"callbacks"},
-    {"selection", "visualization"},
+    {"visualization"},
+    {"selection"},
 )
 """A namespace imports from the floors below its own, and from itself."""
 
