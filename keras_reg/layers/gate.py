@@ -68,7 +68,6 @@ class Gate(keras.layers.Layer):
                 f"{self.name!r} needs to know how many gates there are: the input must have a fixed length along axis={self.axis}. "
                 f"Received: inputs of shape {tuple(input_shape)}"
             )
-        self.rank = rank
         self._check(self.gate_regularizer)
         self.gate = self.add_weight(
             name="gate",
@@ -82,22 +81,24 @@ class Gate(keras.layers.Layer):
     def _check(self, regularizer: Any) -> None:
         """Refuse a penalty that is for other gates."""
 
-    def _spread(self, gates: Any, first: Any = 1) -> Any:
-        """Gates in a shape that broadcasts to the input; `first` if they have an axis of the examples."""
-        shape = [1] * self.rank
-        for axis, length in zip(self.indexed(self.rank), gates.shape[gates.ndim - len(self.indexed(self.rank)) :], strict=True):
+    def spread(self, gates: Any, rank: int) -> Any:
+        """Gates in a shape that broadcasts to inputs of this rank; an axis more is that of the examples."""
+        own = self.indexed(rank)
+        shape = [1] * rank
+        for axis, length in zip(own[::-1], tuple(gates.shape)[::-1], strict=False):
             shape[axis] = length
-        if self.per_sample:
-            shape[0] = first
+        if len(gates.shape) > len(own):
+            shape[0] = -1
         return ops.reshape(gates, shape)
 
     def call(self, inputs, training=None):
+        rank = len(inputs.shape)
         if training and self.trainable:
-            examples = ops.shape(inputs)[0] if self.per_sample else 1
-            lengths = tuple(inputs.shape[axis] for axis in self.indexed(self.rank))
-            gates = self._spread(self.sample((examples, *lengths)), examples)
+            examples = (ops.shape(inputs)[0],) if self.per_sample else ()
+            gates = self.sample((*examples, *(inputs.shape[axis] for axis in self.indexed(rank))))
         else:
-            gates = self._spread(self.gates())
+            gates = self.gates()
+        gates = self.spread(gates, rank)
         return inputs * ops.cast(gates, inputs.dtype)
 
     def compute_output_shape(self, input_shape):

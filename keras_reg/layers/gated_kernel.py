@@ -42,7 +42,7 @@ class GatedKernel(layers.Wrapper):
     def __init__(self, layer: Any, gate: Any, **kwargs):
         if not isinstance(layer, KINDS) or layer.activity_regularizer is not None:
             raise TypeError(
-                f"Argument `layer` must be a Dense, EinsumDense, or convolution, without an activity regularizer. {received(layer, 'layer')}"
+                f"Argument `layer` must be a Dense, EinsumDense or convolution, with no activity regularizer. {received(layer, 'layer')}"
             )
         if not isinstance(gate, Gate) or gate.per_sample:
             raise TypeError(f"Argument `gate` must be a gate of keras_reg.layers with `per_sample=False`. {received(gate, 'gate')}")
@@ -52,16 +52,18 @@ class GatedKernel(layers.Wrapper):
     def build(self, input_shape=None):
         super().build(input_shape)
         if not self.gate.built:
-            self.gate.build(tuple(self._kernel().shape))
+            self.gate.build(tuple(self.kernel.shape))
             self.gate.built = True
 
-    def _kernel(self) -> Any:
+    @property
+    def kernel(self) -> Any:
+        """The kernel of the layer, without the gates."""
         if getattr(self.layer, "lora_enabled", False) or self.layer.quantization_mode is not None:
             raise ValueError(f"{self.layer.name!r} cannot have a gated kernel while it is quantized or has LoRA enabled.")
         return next(v for v in self.layer.weights if v.name == "kernel")
 
     def call(self, inputs, training=None):
-        kernel = self._kernel()
+        kernel = self.kernel
         gated = self.gate(kernel.value, training=training)
         sets = self.layer.trainable_variables, self.layer.non_trainable_variables
         outputs, _ = self.layer.stateless_call(*([gated if v is kernel else v.value for v in own] for own in sets), inputs)

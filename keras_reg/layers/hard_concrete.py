@@ -28,8 +28,8 @@ class HardConcreteGate(Gate):
         beta: Temperature, positive.
         gamma: Lower end of the stretched interval, below 0.
         zeta: Upper end, above 1.
-        initial_open: `sigmoid(log_alpha)` at the start, between 0 and 1, both excluded. Defaults to 0.9; the optimizer keeps `log_alpha`
-            between -4.6 and 4.6, from where a gate can come back.
+        initial_open: `sigmoid(log_alpha)` at the start, between 0 and 1, both excluded. Defaults to 0.92, where the gates without noise are
+            just 1, so that they change nothing yet. The optimizer keeps `log_alpha` between -4.6 and 4.6, from where a gate can come back.
         per_sample: Whether each example has gates of its own (default), or all of a batch the same.
         gate_regularizer: The penalty of the weight, `HardConcreteL0(…)` with the same `beta`, `gamma` and `zeta`.
         seed: Seed of the noise.
@@ -45,7 +45,7 @@ class HardConcreteGate(Gate):
     >>> gate = HardConcreteGate(gate_regularizer=HardConcreteL0(0.5 / 60000, weights=394))  # inputs and outputs of a hidden unit
     >>> model = keras.Sequential([keras.Input((784,)), keras.layers.Dense(300, "relu"), gate, keras.layers.Dense(10)])
     >>> [round(float(gate.gates()[0]), 2), round(float(gate.open_probability()[0]), 2)]
-    [0.98, 0.98]
+    [1.0, 0.98]
 
     Reference: [Louizos, Welling and Kingma, 2018](https://arxiv.org/abs/1712.01312).
     """
@@ -58,7 +58,7 @@ class HardConcreteGate(Gate):
         beta: float = BETA,
         gamma: float = GAMMA,
         zeta: float = ZETA,
-        initial_open: float = 0.9,
+        initial_open: float = 0.92,
         per_sample: bool = True,
         gate_regularizer: Any = None,
         seed: int | None = None,

@@ -107,8 +107,8 @@ class GaussianGatePenalty(GatePenalty):
     For the weight `gate` of a `keras_reg.layers.GaussianGate`: the means are the first half along the first axis, the logarithms of the
     variances the second. A gate whose variance comes to exceed its squared mean is closed. It acts through the loss; it has no prox.
 
-    **The strength has to be scaled**, as that of `HardConcreteL0`: with the number of parameters behind a gate as its weight, `1 / examples`
-    times a number from 0.001 to 0.1. A gate of large weight has to carry more to stay.
+    **The strength has to be scaled**, as that of `HardConcreteL0`: with the number of parameters behind a gate as its weight,
+    `1 / examples` times a number from 0.001 to 0.1. A gate of large weight has to carry more to stay.
 
     Args:
         strength: Non-negative cost of one nat through a gate of weight 1, in units of loss.
