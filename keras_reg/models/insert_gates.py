@@ -106,6 +106,15 @@ def _operations(model: Any) -> list[int]:
     return found
 
 
+def _placed(gate: Any, where: str) -> Any:
+    """What is called in the place of a new layer."""
+    return {
+        "before": lambda new: [gate, new],
+        "after": lambda new: [new, gate],
+        "kernel": lambda new: [GatedKernel(new, gate, name=new.name)],
+    }[where]
+
+
 class _Places:
     """Where gates go, and the gates that are there already."""
 
@@ -128,15 +137,14 @@ class _Places:
             operation, signal = rule.layer, (inputs if where == "before" else outputs)[0]
             if signal.axis is None or rule.barred:
                 raise ValueError(
-                    f"It is not known which units {rule.name!r} has {'read' if where == 'before' else 'given'}: leave it out by `exclude=`, "
-                    f"or put a gate into the model by hand. Received: a tensor of shape {signal.shape}"
+                    f"It is not known which units there are {where} {rule.name!r}: leave it out by `exclude=`, or put a gate in by "
+                    f"hand. Received: a tensor of shape {signal.shape}"
                 )
-            if where == "after":
-                if not (skip_outputs and any(signal is output for output in self.compaction.outputs)):
-                    self.around[id(operation)] = lambda new, own=self._of_units(rule.layer, signal): [new, own]
-            else:
+            if where == "before":
                 operation, signal = self._before_spreading(operation, signal)
-                self.around[id(operation)] = lambda new, own=self._of_units(rule.layer, signal): [own, new]
+            elif skip_outputs and any(signal is output for output in self.compaction.outputs):
+                continue
+            self.around[id(operation)] = _placed(self._of_units(rule.layer, signal), where)
 
     def put_on_kernel(self, rule: Rule) -> None:
         kernel = rule.layer.kernel
@@ -144,7 +152,7 @@ class _Places:
         number = math.prod(kernel.shape[axis] for axis in gate.indexed(len(kernel.shape)))
         behind = math.prod(kernel.shape) // number
         self._weigh(gate, [behind * (rule.positions.get("kernel", 1) if self.cost == "macs" else 1)])
-        self.around[id(rule.layer)] = lambda new, own=gate: [GatedKernel(new, own, name=new.name)]
+        self.around[id(rule.layer)] = _placed(gate, "kernel")
 
     def _before_spreading(self, operation: Any, signal: Signal) -> tuple[Any, Signal]:
         """Back to where each unit has one place, as before a `Flatten`."""

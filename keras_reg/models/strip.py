@@ -21,9 +21,9 @@ def strip(model: keras.Model) -> keras.Model:
     """A plain Keras model with the same weights and outputs, that is saved, loaded and exported without keras_reg.
 
     Gates go, as they are when the model predicts: into the weights beside them, where closed ones leave exact zeros, or else a `Rescaling`
-    takes their place. Penalties of keras_reg go, and Keras's own regularizers stay. A compiled model stays compiled: `Proximal` gives way to its inner
-    optimizer with its state, so that training goes on without penalties. A warning says where more than that changes: metrics of
-    keras_reg are dropped; with a loss of keras_reg, or a class that overrides `compile` (as the tasks of KerasHub do), the result is not
+    takes their place. Penalties of keras_reg go, and Keras's own regularizers stay. A compiled model stays compiled: `Proximal` gives way
+    to its inner optimizer with its state, so that training goes on without penalties. A warning says where more than that changes: metrics
+    of keras_reg are dropped; with a loss of keras_reg, or a class that overrides `compile` (as the tasks of KerasHub do), the result is not
     compiled; and a regularizer of Keras that `attach` had to keep around a layer goes with what kept it.
 
     Args:
