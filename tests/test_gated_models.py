@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from keras_reg.callbacks import WeightHistogram
 from keras_reg.layers import GatedKernel, GaussianGate, HardConcreteGate
 from keras_reg.layers.gate import Gate
-from keras_reg.models import attach, compact, compaction_plan, insert_gates, strip, structural_groups
+from keras_reg.models import attach, compact, compaction_plan, insert_gates, sparsity, strip, structural_groups
 from keras_reg.regularizers import L1, GaussianGatePenalty, HardConcreteL0
 
 GATES = {
@@ -107,7 +108,7 @@ def test_in_and_out_again(name, kind, where):
         assert_same(gated, one, x)
     assert plain.count_params() == model.count_params()
     assert where == "kernel" or small.count_params() < model.count_params()
-    assert [layer.name for layer in plain.layers if not isinstance(layer, layers.Rescaling)] == [one.name for one in model.layers]
+    assert {layer.name for layer in plain.layers if not isinstance(layer, layers.Rescaling)} == {layer.name for layer in model.layers}
     assert where == "after" or not any(isinstance(layer, layers.Rescaling) for layer in plain._flatten_layers())
 
 
@@ -166,9 +167,9 @@ def test_a_model_in_training_goes_on(where, tmp_path):
     model.fit(x, y, epochs=2, verbose=0)
     gated = insert_gates(model, GATES["hard-concrete"](), where=where)
     assert int(gated.optimizer.iterations) == int(model.optimizer.iterations)
-    momenta = {v.path.rpartition("/")[2].replace("c_kernel", "kernel"): v for v in gated.optimizer.variables}
     assert len(gated.optimizer.variables) == len(model.optimizer.variables) + 2 * 3
-    assert any(np.any(ops.convert_to_numpy(v)) for name, v in momenta.items() if "momentum" in name)
+    kept, start = (sorted(float(np.abs(ops.convert_to_numpy(v)).sum()) for v in one.optimizer.variables) for one in (gated, model))
+    np.testing.assert_allclose(kept, [0.0] * 6 + start, rtol=1e-6)
     assert len(gated.losses) == 6
     first = gated.evaluate(x, y, verbose=0)
     assert first[1] == pytest.approx(model.evaluate(x, y, verbose=0)[1], rel=1e-5)
@@ -193,6 +194,32 @@ def test_chosen_layers():
     assert set(map(tuple, names.values())) == {("b_gate",)}
     assert [gate.name for gate in gates_of(insert_gates(model, GATES["gaussian"](), exclude=["a", "c"]))] == ["b_gate"]
     assert len(gates_of(insert_gates(model, GATES["gaussian"](), where="after"))) == 2  # none on the outputs
+
+
+def test_penalties_are_attached_to_gates_as_to_any_weight(tmp_path):
+    gated = insert_gates(dense(), HardConcreteGate())
+    assert not gated.losses
+    table = attach(gated, HardConcreteL0(1e-3), weights="gate")
+    assert {row.kept for row in table.rows} == {"HardConcreteGate.gate_regularizer"}
+    gated.save(tmp_path / "m.keras")
+    assert len(keras.models.load_model(tmp_path / "m.keras").losses) == 3
+
+
+def test_the_reports_count_gates(tmp_path):
+    gated = insert_gates(dense(), GATES["hard-concrete"]())
+    gate = gated.get_layer("c_gate")
+    gate.gate.assign([-4.0, -2.39, 0, 0, 0, 0, 4, 4])
+    report = sparsity(gated)
+    one = report.gates[-1]
+    assert (one.name, one.gates, one.open, one.whole) == ("c_gate", 8, 7, 2)
+    assert one.expected_open == pytest.approx(float(ops.convert_to_numpy(gate.open_probability()).sum()), rel=1e-6)
+    assert report.to_dict()["gates"][-1]["open"] == 7
+    assert "c_gate" in str(report)
+    assert "expected open" in report._repr_html_()
+    gated.compile(keras.optimizers.SGD(0.0), "mse")
+    history = gated.fit(*data_of(gated), verbose=0, callbacks=[WeightHistogram(tmp_path, gates=True)]).history
+    assert history["open_gates"] == [9 + 12 + 7]
+    assert history["expected_open_gates"] == [pytest.approx(sum(one.expected_open for one in report.gates))]
 
 
 def test_what_stays_a_multiplication():

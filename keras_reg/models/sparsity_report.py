@@ -92,16 +92,8 @@ class Sparsity:
     def __str__(self) -> str:
         by_class = [f"{name}: {value:.3g}" for name, value in self.penalties.items()] if len(self.penalties) > 1 else []
         gates = [text_table(columns(self.gates)), ""] if self.gates else []
-        return "\n".join(
-            [
-                text_table(self._columns(), total=True),
-                "",
-                *gates,
-                *by_class,
-                "compressed: one bit for each weight, and the non-zero ones.",
-                NOTE,
-            ]
-        )
+        compressed = "compressed: one bit for each weight, and the non-zero ones."
+        return "\n".join([text_table(self._columns(), total=True), "", *gates, *by_class, compressed, NOTE])
 
     __repr__ = __str__
 
