@@ -95,7 +95,7 @@ def _further(signal: Signal, gates: np.ndarray, compaction: Compaction, readers:
     consumers = _consumers(signal, compaction)
     for rule, _, outputs in consumers or ():
         if isinstance(rule.layer, KINDS):
-            found = _kernel(rule, signal.units, gates, reads=True)
+            found = _kernel(rule, signal.units, gates, compaction, reads=True)
             if found is None:
                 return False
             readers.setdefault(id(rule), []).extend(found)
@@ -121,17 +121,22 @@ def _into_producer(rule: GateRule, compaction: Compaction) -> list[Fold] | None:
         if any(signal is one for one in outputs) and isinstance(producer.layer, KINDS) and len(_calls(compaction, producer)) == 1:
             activation = producer.layer.activation
             if activation is keras.activations.linear or (activation is keras.activations.relu and (gates >= 0).all()):
-                return _kernel(producer, signal.units, gates, reads=False)
+                return _kernel(producer, signal.units, gates, compaction, reads=False)
     return None
 
 
-def _kernel(rule: Rule, units: np.ndarray, gates: np.ndarray, reads: bool) -> list[Fold] | None:
+def _kernel(rule: Rule, units: np.ndarray, gates: np.ndarray, compaction: Compaction, reads: bool) -> list[Fold] | None:
     """Along the axis of the kernel that reads these units, or along those of kernel and bias that make them."""
-    folds = []
+    folds, roots = [], compaction.tracer.graph.roots()
     for slot in rule.slots():
         variable = slot.variable(rule.layer)
         for axis, own in slot.axes.items():
-            if variable is not None and (axis in slot.produces) != reads and isinstance(axis, int) and np.array_equal(own, units):
+            if (
+                variable is not None
+                and (axis in slot.produces) != reads
+                and isinstance(axis, int)
+                and np.array_equal(roots[own], roots[units])
+            ):
                 shape = [1] * len(variable.shape)
                 shape[axis] = len(gates)
                 folds.append(Fold(rule, slot.path, gates.reshape(shape)))
