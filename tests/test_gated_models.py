@@ -183,7 +183,8 @@ def test_a_model_in_training_goes_on(where, tmp_path):
     small.fit(x, y, verbose=0)
     assert not strip(gated).losses
     keras.models.clone_model(gated)
-    assert gates_of(insert_gates(gated, GATES["gaussian"](), include="b"))
+    if where == "before":  # gates beside gates
+        assert len(gates_of(insert_gates(gated, GATES["gaussian"](), include="b"))) == 4
 
 
 def test_chosen_layers():
@@ -276,7 +277,6 @@ def test_what_is_refused():
     one = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
     with pytest.raises(ValueError, match="all give its outputs"):
         insert_gates(one, HardConcreteGate(), where="after")
-    unknown = keras.Input((None, 4))
-    model = keras.Model(unknown, layers.EinsumDense("abc,bcd->ad", 2)(layers.Reshape((2, 4))(unknown)))
+    model = keras.Sequential([keras.Input((4,), dtype="int32"), layers.Dense(3)])  # whole numbers may be indices
     with pytest.raises(ValueError, match="It is not known which units there are before"):
         insert_gates(model, HardConcreteGate())

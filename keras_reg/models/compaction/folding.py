@@ -131,12 +131,8 @@ def _kernel(rule: Rule, units: np.ndarray, gates: np.ndarray, compaction: Compac
     for slot in rule.slots():
         variable = slot.variable(rule.layer)
         for axis, own in slot.axes.items():
-            if (
-                variable is not None
-                and (axis in slot.produces) != reads
-                and isinstance(axis, int)
-                and np.array_equal(roots[own], roots[units])
-            ):
+            fits = isinstance(axis, int) and (axis in slot.produces) != reads and np.array_equal(roots[own], roots[units])
+            if fits and variable is not None:
                 shape = [1] * len(variable.shape)
                 shape[axis] = len(gates)
                 folds.append(Fold(rule, slot.path, gates.reshape(shape)))
