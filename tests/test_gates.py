@@ -166,8 +166,9 @@ def test_seeds_reproduce_eager_and_compiled(kind):
     modes = [{"run_eagerly": True}, {"jit_compile": False}] + [{"jit_compile": True}] * (BACKEND != "torch")
     losses = [trained(kind, **mode)[1]["loss"] for mode in (*modes[-1:], *modes)]
     assert losses[0] == losses[-1]
-    # XLA on TensorFlow draws the same numbers.
-    np.testing.assert_allclose(losses, [losses[0]] * len(losses), rtol=1e-4)
+    # XLA on TensorFlow draws other numbers, for Keras's Dropout as well.
+    alike = losses[1:3] if BACKEND == "tensorflow" else losses
+    np.testing.assert_allclose(alike, [alike[0]] * len(alike), rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", GATES)

@@ -35,7 +35,7 @@ class GatedKernel(layers.Wrapper):
     >>> from keras_reg.regularizers import HardConcreteL0
     >>> gate = HardConcreteGate(axis=None, per_sample=False, gate_regularizer=HardConcreteL0(0.5 / 60000))
     >>> model = keras.Sequential([keras.Input((784,)), GatedKernel(keras.layers.Dense(10), gate)])
-    >>> gate.gate.shape
+    >>> tuple(gate.gate.shape)
     (784, 10)
     """
 
