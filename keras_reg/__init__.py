@@ -1,11 +1,12 @@
 """Regularizers for Keras 3 that reach exact zeros. Importing this registers every class as `keras_reg>Name`."""
 
-from keras_reg import callbacks, losses, metrics, models, ops, optimizers, regularizers, selection, testing, visualization
+from keras_reg import callbacks, layers, losses, metrics, models, ops, optimizers, regularizers, selection, testing, visualization
 from keras_reg._version import __version__
 
 __all__ = [
     "__version__",
     "callbacks",
+    "layers",
     "losses",
     "metrics",
     "models",

@@ -37,6 +37,10 @@ def hoyer(u):
     return u.sum() ** 2 / (u**2).sum() if u.any() else 0.0
 
 
+def expected_open(log_alpha, beta=2 / 3, gamma=-0.1, zeta=1.1):
+    return (1 / (1 + (-gamma / zeta) ** beta * np.exp(-log_alpha))).sum()
+
+
 def group_size(w, *axes):
     return w.size / np.prod([w.shape[a] for a in axes])
 
@@ -105,6 +109,17 @@ CASES = (
         "L1+GroupLasso+L2",
         lambda: R.Sum([R.L1(0.1), R.GroupLasso(0.2, axis=0), R.L2(0.2)]),
         lambda w: 0.1 * np.abs(w).sum() + 0.2 * group_size(w, 0) ** 0.5 * norms(w, 0).sum() + 0.2 * (w**2).sum(),
+    ),
+    Case("HardConcreteL0", lambda: R.HardConcreteL0(0.3), lambda w: 0.3 * expected_open(w)),
+    Case(
+        "HardConcreteL0-stretched",
+        lambda: R.HardConcreteL0(0.3, weights=2.0, beta=0.5, gamma=-0.2, zeta=1.3),
+        lambda w: 0.6 * expected_open(w, 0.5, -0.2, 1.3),
+    ),
+    Case(
+        "GaussianGatePenalty",
+        lambda: R.GaussianGatePenalty(0.3),
+        lambda w: 0.15 * sum(np.log1p(m**2 / np.exp(v)).sum() for m, v in [np.split(w, 2)]),
     ),
     Case("GroupHoyerSquare", lambda: R.GroupHoyerSquare(0.3), lambda w: 0.3 * hoyer(norms(w, -1))),
 )

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_reg import callbacks, losses, metrics, models, optimizers, selection
+from keras_reg import callbacks, layers, losses, metrics, models, optimizers, selection
 from keras_reg import regularizers as R
 
 NASTY = {
@@ -55,8 +55,13 @@ VALID = {
     R.StructuralGroupLasso: {"strength": 0.1},
     R.L0Constraint: {"sparsity": 0.5},
     R.StructuralL0Constraint: {"budget": 0.5},
+    R.HardConcreteL0: {"strength": 0.1},
+    R.GaussianGatePenalty: {"strength": 0.1},
     R.Sum: {"penalties": [R.L1(0.1), R.L2(0.1)]},
     optimizers.Proximal: {"inner_optimizer": "sgd"},
+    layers.HardConcreteGate: {},
+    layers.GaussianGate: {},
+    layers.GatedKernel: {"layer": keras.layers.Dense(3), "gate": layers.HardConcreteGate(per_sample=False)},
     losses.LabelSmoothingCrossentropy: {},
     losses.OnlineLabelSmoothingCrossentropy: {"num_classes": 3},
     metrics.ExpectedCalibrationError: {},
@@ -123,6 +128,6 @@ def test_numbers_that_no_float_holds(name):
 
 
 def test_every_public_class_is_in_the_table():
-    rooms = (R, optimizers, losses, metrics, callbacks)
+    rooms = (R, optimizers, layers, losses, metrics, callbacks)
     public = {thing for room in rooms for name, thing in vars(room).items() if isinstance(thing, type) and not name.startswith("_")}
     assert {thing for thing in public if thing.__module__.startswith("keras_reg")} == set(VALID)

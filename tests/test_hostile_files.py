@@ -14,6 +14,7 @@ from keras.src.saving import serialization_lib
 from keras.src.utils import python_utils
 
 import keras_reg
+from keras_reg.layers import GatedKernel, GaussianGate, HardConcreteGate
 from keras_reg.models import attach, check, detach, strip
 from keras_reg.optimizers import Proximal
 from keras_reg.regularizers import L1, Grouped, StructuralGroupLasso, StructuralL0Constraint
@@ -168,6 +169,10 @@ OF_OURS = {
     "GroupLasso": lambda: keras_reg.regularizers.GroupLasso(0.1, axis=(0, 1)),
     "LabelSmoothingCrossentropy": lambda: keras_reg.losses.LabelSmoothingCrossentropy(0.1),
     "OnlineLabelSmoothingCrossentropy": lambda: keras_reg.losses.OnlineLabelSmoothingCrossentropy(3),
+    "HardConcreteL0": lambda: keras_reg.regularizers.HardConcreteL0(0.1, weights=[1.0, 2.0]),
+    "GaussianGatePenalty": lambda: keras_reg.regularizers.GaussianGatePenalty(0.1),
+    "HardConcreteGate": lambda: HardConcreteGate(axis=(1, 2), gate_regularizer=L1(0.1)),
+    "GaussianGate": lambda: GaussianGate(seed=3),
     "ExpectedCalibrationError": lambda: keras_reg.metrics.ExpectedCalibrationError(),
 }
 
@@ -176,7 +181,7 @@ OF_OURS = {
 @pytest.mark.parametrize("kind", OF_OURS)
 def test_in_the_place_of_an_argument_of_ours(kind, name):
     saved = as_saved(OF_OURS[kind]())
-    for key in saved["config"].keys() - {"name", "dtype", "reduction"}:  # which are handed on to Keras
+    for key in saved["config"].keys() - {"name", "dtype", "trainable", "reduction"}:  # which are handed on to Keras
         config = copy.deepcopy(saved)
         config["config"][key] = HOSTILE[name]
         try:
@@ -184,6 +189,17 @@ def test_in_the_place_of_an_argument_of_ours(kind, name):
         except (ValueError, TypeError):
             continue
         assert (key, name) == ("structure", "text"), made
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_in_the_place_of_what_a_gated_kernel_is_made_of(name):
+    saved = as_saved(GatedKernel(layers.Dense(3), HardConcreteGate(per_sample=False)))
+    for key in ("layer", "gate"):
+        config = copy.deepcopy(saved)
+        config["config"][key] = HOSTILE[name]
+        if (key, name) not in (("layer", "layer"), ("layer", "layer of ours")):  # which are a Dense layer
+            with pytest.raises((ValueError, TypeError)):
+                keras.saving.deserialize_keras_object(config)
 
 
 def test_what_a_penalty_is_made_of_is_a_penalty():

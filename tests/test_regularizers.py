@@ -9,12 +9,13 @@ import keras
 import numpy as np
 import pytest
 from cases import CASES, IDS
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from keras import ops
 
 from keras_reg import regularizers as R
+from keras_reg.regularizers.gates import GatePenalty
 from keras_reg.testing import check_penalty
 from keras_reg.testing.autodiff import value_and_gradient
 
@@ -70,6 +71,7 @@ def test_value_against_numpy(case):
     @settings(max_examples=50)
     @given(WEIGHTS)
     def check(w):
+        assume(case.name != "GaussianGatePenalty" or len(w) % 2 == 0)  # a mean and a variance for each gate
         np.testing.assert_allclose(float(penalty(w)), case.formula(w.astype("float64")), rtol=2e-5, atol=1e-7)
 
     check()
@@ -87,7 +89,8 @@ def test_gradient_against_differences(case):
         np.testing.assert_allclose(gradient[index], (case.formula(up) - case.formula(down)) / 2e-5, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", CASES, ids=IDS)
+# Zero is no special place for what a gate is computed from.
+@pytest.mark.parametrize("case", [case for case in CASES if not isinstance(case.make(), GatePenalty)], ids=str)
 def test_gradient_at_zero_is_zero(case):
     """Where the data want nothing, a gradient leaves a weight at zero that is there; JAX's derivative of |x| would not."""
     penalty = case.make()
@@ -338,7 +341,7 @@ def _float64():
     return contextlib.nullcontext()
 
 
-@pytest.mark.parametrize("shape", [(0, 3), (3, 0)], ids=str)
+@pytest.mark.parametrize("shape", [(0, 3), (4, 0)], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_no_weights_at_all(case, shape):
     if case.name.endswith("blocks"):

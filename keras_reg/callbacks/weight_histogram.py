@@ -18,6 +18,7 @@ from keras_reg.callbacks.event_file import EventFile, histogram_record, scalar_r
 from keras_reg.callbacks.gradients import gradient_function
 from keras_reg.callbacks.statistics import shares
 from keras_reg.models.attachment.mistakes import warn_of_mistakes
+from keras_reg.models.gate_report import count_gates
 from keras_reg.models.statistics import by_class, penalties, totals
 from keras_reg.ops.counts import Counts, count, histogram
 from keras_reg.weights import choose, group_axis, named_weights, read
@@ -60,6 +61,7 @@ class WeightHistogram(keras.callbacks.Callback):
         gradients: A batch `(x, y)` or `(x, y, sample_weight)`: histograms of the gradient on it of the compiled loss, penalties
             included, layers running as in inference. Evaluated apart from the training step, at every logging.
         gates: Whether to log histograms of `layer.open_probability()`, the probabilities that gates are open, of every layer that has it.
+            Of those of `keras_reg.layers` also `open_gates` and `expected_open_gates`, by layer, and of the model in `logs` too.
 
     Under `tf.distribute`, several JAX processes or `torch.distributed`, the first process writes. A log directory that fails costs
     the logs, with one warning, and not the training.
@@ -194,6 +196,10 @@ class WeightHistogram(keras.callbacks.Callback):
         penalty_of = {name: by_weight[id(variable)] for name, variable in named_weights(self.model).items() if id(variable) in by_weight}
         activity = self._data_loss.activity if self._data_loss is not None and logs is not None else 0.0
         model_statistics = {**shares(totals(self._weights, counts)), "penalty": sum(penalty_of.values()) + activity}
+        counted = count_gates(self.model) if self.gates else ()
+        if counted:
+            model_statistics["open_gates"] = float(sum(one.open for one in counted))
+            model_statistics["expected_open_gates"] = sum(one.expected_open for one in counted)
         losses = {name: float(logs[name]) for name in ("data_loss", "val_data_loss") if logs and name in logs}
         if write_here:
             if self._gradient is not None:
@@ -201,6 +207,9 @@ class WeightHistogram(keras.callbacks.Callback):
             for name, layer in self._gated.items():
                 probabilities = ops.convert_to_numpy(ops.stop_gradient(layer.open_probability()))
                 records.append(self._histogram(f"{name}/open_probability", probabilities))
+            for one in counted:
+                records.append(scalar_record(f"{one.name}/open_gates", one.open))
+                records.append(scalar_record(f"{one.name}/expected_open_gates", one.expected_open))
             for name, own in counts.items():
                 strength = getattr(self._weights[name].regularizer, "strength", None)
                 own = {**shares(totals({name: self._weights[name]}, {name: own})), "penalty": penalty_of.get(name), "strength": strength}

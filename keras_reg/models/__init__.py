@@ -4,6 +4,7 @@ from keras_reg.models.attachment.attach import attach, detach
 from keras_reg.models.attachment.check import check
 from keras_reg.models.compaction.compact import compact, compaction_plan, compaction_rule, structural_groups
 from keras_reg.models.compressed import save_compressed
+from keras_reg.models.insert_gates import insert_gates
 from keras_reg.models.shrinking.shrink import shrink
 from keras_reg.models.sparsity_report import sparsity
 from keras_reg.models.strip import strip
@@ -15,6 +16,7 @@ __all__ = [
     "compaction_plan",
     "compaction_rule",
     "detach",
+    "insert_gates",
     "save_compressed",
     "shrink",
     "sparsity",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_reg._validation import non_negative
+from keras_reg.models.gate_report import GateCounts, columns, count_gates
 from keras_reg.models.statistics import by_class, count_weights, penalties, totals
 from keras_reg.models.table import html_table, text_table
 from keras_reg.ops.counts import Counts
@@ -49,6 +50,8 @@ class Sparsity:
     near_zero: float
     penalties: dict[str, float]
     """What the penalties of each class add to the loss, the parts of sums for themselves."""
+    gates: tuple[GateCounts, ...] = ()
+    """For each layer of gates how many there are, are open, and are expected to be."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values, ready for JSON."""
@@ -61,6 +64,7 @@ class Sparsity:
             "total": rows[-1],
             "near_zero": self.near_zero,
             "penalties": self.penalties,
+            "gates": [dataclasses.asdict(one) for one in self.gates],
             "note": NOTE.replace("\n", " "),
         }
 
@@ -87,14 +91,15 @@ class Sparsity:
 
     def __str__(self) -> str:
         by_class = [f"{name}: {value:.3g}" for name, value in self.penalties.items()] if len(self.penalties) > 1 else []
-        return "\n".join(
-            [text_table(self._columns(), total=True), "", *by_class, "compressed: one bit for each weight, and the non-zero ones.", NOTE]
-        )
+        gates = [text_table(columns(self.gates)), ""] if self.gates else []
+        compressed = "compressed: one bit for each weight, and the non-zero ones."
+        return "\n".join([text_table(self._columns(), total=True), "", *gates, *by_class, compressed, NOTE])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return f"{html_table(self._columns())}<p>{html.escape(NOTE)}</p>"
+        gates = html_table(columns(self.gates)) if self.gates else ""
+        return f"{html_table(self._columns())}{gates}<p>{html.escape(NOTE)}</p>"
 
 
 def sparsity(model: Any, include: Any = "*", exclude: Any = None, near_zero: float = 1e-3) -> Sparsity:
@@ -111,7 +116,8 @@ def sparsity(model: Any, include: Any = "*", exclude: Any = None, near_zero: flo
         near_zero: Up to which magnitude a weight counts as nearly zero, in units of the weights.
 
     Returns:
-        A report: `print` shows a table, as does a notebook; `weights` (a row each), `total` and `to_dict()` have the figures.
+        A report: `print` shows a table, as does a notebook; `weights` (a row each), `total` and `to_dict()` have the figures. Of a model
+        with gates (`keras_reg.layers`) a second table and `gates` say how many are open, and how many are expected to be in training.
 
     Example:
 
@@ -146,7 +152,7 @@ def sparsity(model: Any, include: Any = "*", exclude: Any = None, near_zero: flo
         dense_bytes=sum(row.dense_bytes for row in rows),
         compressed_bytes=sum(row.compressed_bytes for row in rows),
     )
-    return Sparsity(rows, total, near_zero, by_class(model, penalty_of))
+    return Sparsity(rows, total, near_zero, by_class(model, penalty_of), count_gates(model))
 
 
 def _row(name: str, variable: Any, own: Counts, penalty: float | None) -> WeightSparsity:

@@ -11,6 +11,7 @@ from keras_reg._registration import PACKAGE
 from keras_reg.models.attachment.carrier import KEY
 from keras_reg.models.attachment.live import with_live_code
 from keras_reg.models.attachment.rebuilt import rebuild_from, refusals
+from keras_reg.models.compaction.folding import without_gates
 from keras_reg.models.compaction.state import pairs, take_over
 from keras_reg.running import proximal_optimizers
 from keras_reg.weights import layers_of
@@ -19,9 +20,10 @@ from keras_reg.weights import layers_of
 def strip(model: keras.Model) -> keras.Model:
     """A plain Keras model with the same weights and outputs, that is saved, loaded and exported without keras_reg.
 
-    Penalties of keras_reg go, and Keras's own regularizers stay. A compiled model stays compiled: `Proximal` gives way to its inner
-    optimizer with its state, so that training goes on without penalties. A warning says where more than that changes: metrics of
-    keras_reg are dropped; with a loss of keras_reg, or a class that overrides `compile` (as the tasks of KerasHub do), the result is not
+    Gates go, as they are when the model predicts: into the weights beside them, where closed ones leave exact zeros, or else a `Rescaling`
+    takes their place. Penalties of keras_reg go, and Keras's own regularizers stay. A compiled model stays compiled: `Proximal` gives way
+    to its inner optimizer with its state, so that training goes on without penalties. A warning says where more than that changes: metrics
+    of keras_reg are dropped; with a loss of keras_reg, or a class that overrides `compile` (as the tasks of KerasHub do), the result is not
     compiled; and a regularizer of Keras that `attach` had to keep around a layer goes with what kept it.
 
     Args:
@@ -47,6 +49,7 @@ def strip(model: keras.Model) -> keras.Model:
     if not model.built:
         raise ValueError(f"Argument `model` must be built: call {model.name!r} on data first. Received: a model without weights")
     try:
+        model = without_gates(model)
         with refusals():
             config = keras.saving.serialize_keras_object(model)
         compiled = config.pop("compile_config", None)

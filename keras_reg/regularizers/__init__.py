@@ -6,6 +6,7 @@ from keras_reg.regularizers import build_check as build_check
 from keras_reg.regularizers.concave import MCP, SCAD, Lq
 from keras_reg.regularizers.constraint import L0Constraint
 from keras_reg.regularizers.convex import L1, L1L2, L2, l1, l1_l2, l2
+from keras_reg.regularizers.gates import GaussianGatePenalty, HardConcreteL0
 from keras_reg.regularizers.grouped import Grouped, GroupHoyerSquare, GroupLasso, SparseGroupLasso
 from keras_reg.regularizers.hoyer import HoyerSquare
 from keras_reg.regularizers.l0 import L0
@@ -22,9 +23,11 @@ __all__ = [
     "L2",
     "MCP",
     "SCAD",
+    "GaussianGatePenalty",
     "GroupHoyerSquare",
     "GroupLasso",
     "Grouped",
+    "HardConcreteL0",
     "HoyerSquare",
     "L0Constraint",
     "Lq",

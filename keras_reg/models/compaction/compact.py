@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from keras_reg.models.compaction.compaction import Compaction
+from keras_reg.models.compaction.folding import without_gates
 from keras_reg.models.compaction.groups import StructuralGroup, groups
 from keras_reg.models.compaction.plan import CompactionPlan, plan
 from keras_reg.models.compaction.rule import Rule
@@ -39,7 +40,7 @@ def compaction_plan(model: Any, inputs: bool = False) -> CompactionPlan:
     >>> compaction_plan(model).total.parameters
     (26, 14)
     """
-    return plan(Compaction(model, inputs))
+    return plan(Compaction(without_gates(model), inputs))
 
 
 def compact(model: Any, inputs: bool = False) -> Any:
@@ -53,6 +54,8 @@ def compact(model: Any, inputs: bool = False) -> Any:
 
     Members of a sum or product leave together or not at all. A layer for which there is no rule keeps its inputs and outputs, and
     `compaction_plan` names it; `compaction_rule` adds rules. No layer loses all its units: one stays.
+
+    The gates of `keras_reg.layers` are taken out first, as by `strip`: what they have closed leaves.
 
     The outputs are equal up to the rounding of sums of fewer terms. The original is not touched. The new model is an ordinary Keras
     model with the same names, dtypes, `trainable` flags, regularizers and compile state; its optimizer keeps what it knew of the weights
@@ -86,7 +89,7 @@ def compact(model: Any, inputs: bool = False) -> Any:
     >>> bool(np.allclose(small.predict(x, verbose=0), model.predict(x, verbose=0), rtol=1e-5))
     True
     """
-    compaction = Compaction(model, inputs)
+    compaction = Compaction(without_gates(model), inputs)
     new = compaction.build()
     return (new, compaction.features()) if inputs else new
 

@@ -58,6 +58,10 @@ class Compaction:
                 for signal in outputs:
                     signal.pin(self.tracer.graph, rule.name, "is of the head of a task, which makes it itself")
 
+    def keep_all(self) -> None:
+        """Nothing leaves: the new model is of the same widths."""
+        self.tracer.graph.mark(np.ones(len(self.tracer.graph.roots()), bool))
+
     @property
     def rules(self) -> list[Rule]:
         """One for each layer and operation, in the order of their first calls."""
@@ -143,5 +147,7 @@ def _same_trainable(old: Any, new: Any) -> None:
     """Parents first: what is set on them reaches their layers."""
     if old.trainable != new.trainable:
         new.trainable = old.trainable
-    for one, other in zip(getattr(old, "layers", []), getattr(new, "layers", []), strict=True):
-        _same_trainable(one, other)
+    others = {layer.name: layer for layer in getattr(new, "layers", [])}
+    for layer in getattr(old, "layers", []):
+        if layer.name in others:  # gates come and go
+            _same_trainable(layer, others[layer.name])

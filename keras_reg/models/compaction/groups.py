@@ -87,6 +87,19 @@ def by_root(compaction: Compaction, roots: np.ndarray) -> dict[int, StructuralGr
     for units in graph.never_empty:
         if len(own := set(roots[units.ravel()].tolist())) == 1:  # the one unit that some tensor has
             held[list(own)] = True
+    slices, costs = _collected(compaction, roots, held)
+    found = [root for root, parts in slices.items() if any(part.produces for part in parts)]
+    leaving = _leaving(compaction.model, {root: slices[root] for root in found}, roots)
+    return {root: StructuralGroup(tuple(slices[root]), *costs[root]) for root in sorted(leaving)}
+
+
+def unit_costs(compaction: Compaction, names: np.ndarray) -> dict[int, list[int]]:
+    """How many parameters and multiplications the leaving of units of one name would free, whether or not they may leave."""
+    return _collected(compaction, names, np.arange(len(names)) == FIXED)[1]
+
+
+def _collected(compaction: Compaction, roots: np.ndarray, held: np.ndarray) -> tuple[dict, dict]:
+    """The slices of weights, and the costs, of all units but those that are held."""
     slices: dict[int, list[WeightSlice]] = {}
     costs: dict[int, list[int]] = {}
     for rule in compaction.rules:
@@ -97,9 +110,7 @@ def by_root(compaction: Compaction, roots: np.ndarray) -> dict[int, StructuralGr
         for units, each in rule.unit_macs():
             for root in roots[units].tolist():
                 costs.setdefault(root, [0, 0])[1] += each
-    found = [root for root, parts in slices.items() if any(part.produces for part in parts)]
-    leaving = _leaving(compaction.model, {root: slices[root] for root in found}, roots)
-    return {root: StructuralGroup(tuple(slices[root]), *costs[root]) for root in sorted(leaving)}
+    return slices, costs
 
 
 @dataclass(frozen=True)

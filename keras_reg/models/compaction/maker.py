@@ -1,11 +1,13 @@
 """Makes the smaller layers and the model of them."""
 
 import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
 from keras import tree
 
+from keras_reg.layers.gate import Gate
 from keras_reg.models.compaction.classes import is_of_the_hub, like, sequential_like, task_like
 from keras_reg.models.compaction.graphs import graph_of, walk
 from keras_reg.models.compaction.kept import Unkeepable
@@ -23,6 +25,9 @@ class Maker:
 
     def __init__(self, tracer: "Tracer"):
         self.tracer = tracer
+        # By `id` of an old layer: what is called one after another where the old model calls it, given its new layer.
+        self.around: dict[int, Callable[[Any], list[Any]]] = {}
+        self._chains: dict[int, list[Any]] = {}
         self._new: dict[int, Any] = {}
         self._held: set[int] = set()
         self._spared: list[tuple[Any, str, Any]] = []
@@ -41,10 +46,18 @@ class Maker:
             rule = self.tracer.rules.get(id(operation)) or Barrier(operation, self.tracer)
             new = rule.rebuild()
             self._new[id(operation)] = new
-            if isinstance(operation, keras.Layer) and not rule.wraps:
+            if isinstance(operation, keras.Layer) and new is not None and not rule.wraps:
                 self._share(operation, new)
             self._spare(new)
         return self._new[id(operation)]
+
+    def chain(self, operation: Any) -> list[Any]:
+        """What is called, one after another, where the old model calls this."""
+        if id(operation) not in self._chains:
+            new = self.rebuilt(operation)
+            around = self.around.get(id(operation), lambda one: [] if one is None else [one])
+            self._chains[id(operation)] = around(new)
+        return self._chains[id(operation)]
 
     def shared_within(self, layer: Any) -> dict[int, Any]:
         """New layers for those within this one that others hold as well."""
@@ -92,12 +105,11 @@ class Maker:
             old = tensor._keras_history.operation
             tensors.append(type(old).from_config({**old.get_config(), "batch_shape": tuple(shape)}))
         if isinstance(model, keras.Sequential):
-            return sequential_like(model, [tensors[0], *map(self.rebuilt, model.layers)])
+            return sequential_like(model, [tensors[0], *(new for layer in model.layers for new in self.chain(layer))])
 
         def visit(operation, args, kwargs, outputs):
-            new = self.rebuilt(operation)
             args, kwargs = self.tracer.rule(operation).arguments(args, kwargs)
-            return tree.flatten(new(*args, **kwargs))
+            return tree.flatten(_called(self.chain(operation), args, kwargs))
 
         outputs = walk(model, [layer.output for layer in tensors], visit)
         inputs = tree.pack_sequence_as(graph._inputs_struct, [layer.output for layer in tensors])
@@ -125,3 +137,13 @@ class Maker:
                 for rule, new in self.tracer.rule(operation).parts(self._new[id(operation)]):
                     found[id(rule), id(new)] = rule, new
         return list(found.values())
+
+
+def _called(chain: list[Any], args: tuple, kwargs: dict) -> Any:
+    """What comes of one layer after another; gates get the first argument alone."""
+    if len(chain) == 1:
+        return chain[0](*args, **kwargs)
+    first, *rest = args
+    for layer in chain:
+        first = layer(first) if isinstance(layer, Gate) else layer(first, *rest, **kwargs)
+    return first

@@ -6,6 +6,7 @@ from keras_reg.models.compaction.rules import contraction as contraction
 from keras_reg.models.compaction.rules import convolution as convolution
 from keras_reg.models.compaction.rules import dense as dense
 from keras_reg.models.compaction.rules import einsum as einsum
+from keras_reg.models.compaction.rules import gates as gates
 from keras_reg.models.compaction.rules import hub as hub
 from keras_reg.models.compaction.rules import merging as merging
 from keras_reg.models.compaction.rules import moving as moving

@@ -209,7 +209,7 @@ class RescalingRule(ByChannel):
     settings = {"scale": "scale", "offset": "offset"}  # noqa: RUF012
 
     def changed(self, constants, scale, offset):
-        return constants * scale + offset
+        return np.where(scale == 0, 0.0, constants * scale) + offset
 
 
 @rule_for(layers.Normalization)
