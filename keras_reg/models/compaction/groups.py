@@ -80,13 +80,7 @@ def groups(compaction: Compaction) -> list[StructuralGroup]:
 def by_root(compaction: Compaction, roots: np.ndarray) -> dict[int, StructuralGroup]:
     """The groups by the units that stand for theirs."""
     graph = compaction.tracer.graph
-    held = np.zeros(len(roots), bool)
-    held[roots[FIXED]] = True
-    for pin in graph.pins:
-        held[roots[pin.units]] = True
-    for units in graph.never_empty:
-        if len(own := set(roots[units.ravel()].tolist())) == 1:  # the one unit that some tensor has
-            held[list(own)] = True
+    held = graph.held(roots)
     slices: dict[int, list[WeightSlice]] = {}
     costs: dict[int, list[int]] = {}
     for rule in compaction.rules:
