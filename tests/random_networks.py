@@ -93,11 +93,36 @@ def unknown(x, r):
     return L.Normalization(mean=0.3, variance=2.0)(x) if r.random() < 0.5 else L.Lambda(lambda y: ops.sin(y), output_shape=x.shape[1:])(x)
 
 
+def picked(x, r):
+    """All units, in another order or by parts, one of them twice."""
+    kind = r.integers(3)
+    if kind == 0:
+        return L.Concatenate()([x[..., 1::2], x[..., ::-2]])
+    if kind == 1:
+        return ops.take(x, r.permutation(width(x)), axis=-1)
+    return ops.take(x, [0, *range(width(x))], axis=-1) * x[..., :1]
+
+
+def split(x, r):
+    y = L.Dense(8, activation(r))(x)
+    if r.random() < 0.5:
+        one, other = ops.split(y, 2, axis=-1)
+        return one * ops.sigmoid(other)
+    one, other, third = ops.split(y, [3, 5], axis=-1)
+    return L.Concatenate()([third, L.Dense(4)(one), other])
+
+
+def norms(x, r):
+    y = L.Dense(6, activation(r))(x)
+    kinds = [L.GroupNormalization(-1), L.GroupNormalization(3), L.LayerNormalization(axis=1), L.UnitNormalization()]
+    return kinds[r.integers(4)](y)
+
+
 COMMON = {
     f.__name__: f
     for f in (
         *(batch_normalization, operators, activations, prelu, noise, barrier, einsum, dense, shared, nested, nested_sequential),
-        *(rescaling, literal, unknown),
+        *(rescaling, literal, unknown, picked, split, norms),
     )
 }
 
@@ -189,6 +214,34 @@ def half_of_the_channels(x, r):
     return x[..., : width(x) // 2 + 1]
 
 
+def shuffled(x, r):
+    """Channels of groups alternate."""
+    height, breadth = x.shape[1:3]
+    y = L.Concatenate()([L.Conv2D(4, 1, activation=activation(r))(x), L.Conv2D(4, 1, activation=activation(r))(x)])
+    groups = int(r.choice([2, 4]))
+    y = ops.transpose(ops.reshape(y, (-1, height, breadth, groups, 8 // groups)), (0, 1, 2, 4, 3))
+    y = L.Reshape((height, breadth, 8))(y)
+    return L.Concatenate()([y[..., :3], L.Conv2D(4, 1)(y[..., 3:])]) if r.random() < 0.5 else L.DepthwiseConv2D(2, padding="same")(y)
+
+
+def to_places(x, r):
+    """From channels to places, by hand or not, and back."""
+    height, breadth = x.shape[1:3]
+    y = L.Conv2D(12, 1, activation=activation(r))(x)
+    if hasattr(ops, "depth_to_space") and r.random() < 0.5:
+        y = ops.depth_to_space(y, 2)
+    else:
+        y = ops.transpose(ops.reshape(y, (-1, height, breadth, 2, 2, 3)), (0, 1, 3, 2, 4, 5))
+        y = ops.reshape(y, (-1, 2 * height, 2 * breadth, 3))
+    return L.MaxPooling2D(2)(y) if r.random() < 0.5 else L.Resizing(height, breadth)(y)
+
+
+def windows(x, r):
+    height, breadth, channels = x.shape[1:]
+    y = ops.reshape(x, (-1, breadth, channels))
+    return ops.reshape(L.Dense(6, activation(r))(L.Conv1D(5, 2, padding="same")(y)), (-1, height, breadth, 6))
+
+
 def steps(x, r):
     return L.TimeDistributed(L.Conv1D(5, 2, padding="same", activation=activation(r)))(x)
 
@@ -197,7 +250,7 @@ IMAGES = {
     f.__name__: f
     for f in (
         *(conv, grouped, depthwise, separable, transposed, pooling, borders, upsampling, image_residual, image_concatenate, excite),
-        *(excite_flat, image_reshape, permuted, channels_to_rows, sliced, half_of_the_channels, steps),
+        *(excite_flat, image_reshape, permuted, channels_to_rows, sliced, half_of_the_channels, steps, shuffled, to_places, windows),
     )
 }
 
@@ -293,11 +346,54 @@ def products(x, r):
     return ops.matmul(ops.softmax(ops.matmul(x, ops.transpose(x, (0, 2, 1)))), x)
 
 
+def attention_by_hand(x, r):
+    """Heads by a reshape."""
+    steps = x.shape[1]
+    q, k, v = (L.Dense(6, use_bias=bool(r.integers(2)))(x) for _ in range(3))
+    if r.random() < 0.5:
+        q, k, v = (ops.transpose(ops.reshape(y, (-1, steps, 3, 2)), (0, 2, 1, 3)) for y in (q, k, v))
+        scores = L.Softmax()(ops.matmul(q, ops.swapaxes(k, 2, 3)) * 0.5 + np.tri(steps, dtype="float32"))
+        y = L.Permute((2, 1, 3))(ops.matmul(L.Dropout(0.1)(scores), v))
+    else:
+        q, k, v = (L.Reshape((steps, 2, 3))(y) for y in (q, k, v))
+        scores = ops.softmax(ops.einsum("bqhd,bkhd->bhqk", L.LayerNormalization()(q), k))
+        y = ops.einsum("bhqk,bkhd->bqhd", scores, v)
+    return residual(x, r, lambda z: L.Dense(width(x))(ops.reshape(y, (-1, steps, 6))))
+
+
+def attention_at_once(x, r):
+    """Queries, keys and values in one layer."""
+    steps = x.shape[1]
+    three = ops.reshape(L.Dense(18)(x), (-1, steps, 3, 2, 3))
+    if r.random() < 0.5:
+        q, k, v = ops.unstack(three, axis=2)
+        y = ops.dot_product_attention(q, k, v, is_causal=bool(r.integers(2)))
+    else:
+        three = ops.transpose(three, (2, 0, 3, 1, 4))
+        scores = ops.softmax(ops.einsum("bhqd,bhkd->bhqk", three[0], three[1]))
+        y = ops.transpose(ops.matmul(scores, three[2]), (0, 2, 1, 3))
+    return L.Reshape((steps, 6))(y)
+
+
+def einsum_attention(x, r):
+    kinds = (("hd", None), ("d", "f"), (None, "f"))[r.integers(3)]
+    q, k, v = (L.EinsumDense("btc,chd->bthd", (x.shape[1], 2, 3), bias_axes=kinds[0])(x) for _ in range(3))
+    scores = ops.softmax(ops.einsum("bqhd,bkhd->bhqk", q, k))
+    y = ops.einsum("bhqk,bkhd->bqhd", scores, v)
+    return L.EinsumDense("bthd,hdf->btf", (x.shape[1], 5), bias_axes=kinds[1])(y)
+
+
+def attention_layers(x, r):
+    kind = L.AdditiveAttention if r.random() < 0.5 else L.Attention
+    return kind(use_scale=bool(r.integers(2)))([L.Dense(5, activation(r))(x) for _ in range(int(r.integers(2, 4)))])
+
+
 SEQUENCES = {
     f.__name__: f
     for f in (
         *(lstm, gru, simple_rnn, states, bidirectional, attention, cross_attention, masked_attention, grouped_attention, einsum_heads),
         *(causal, conv_1d, borders_1d, distributed, repeated, joined_in_time, sequence_residual, products),
+        *(attention_by_hand, attention_at_once, einsum_attention, attention_layers),
     )
 }
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers as L
 from keras import ops
-from small_networks import check, scatter
+from small_networks import check, difference, outputs, scatter
 
 from keras_reg.models import compact, compaction_plan, structural_groups
 
@@ -45,6 +45,68 @@ def by_layer(x, parts=3):
     return L.Attention(use_scale=True)([L.Dense(7)(x) for _ in range(parts)])
 
 
+def heads(x, number=2):
+    """Its units as heads, these before the steps of the sequence."""
+    return ops.transpose(ops.reshape(x, (-1, 6, number, 4)), (0, 2, 1, 3))
+
+
+def joined(y):
+    return ops.reshape(ops.transpose(y, (0, 2, 1, 3)), (-1, 6, 8))
+
+
+def by_heads(x):
+    q, k, v = (heads(L.Dense(8)(x)) for _ in range(3))
+    scores = ops.softmax(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))) / 2.0, axis=-1)
+    return joined(ops.matmul(scores, v))
+
+
+def by_heads_at_once(x):
+    """All three projections in one, taken apart along the first axis, which is not that of the examples."""
+    three = ops.transpose(ops.reshape(L.Dense(24)(x), (-1, 6, 3, 2, 4)), (2, 0, 3, 1, 4))
+    scores = L.Softmax()(ops.matmul(three[0] * 0.5, ops.swapaxes(three[1], -2, -1)))
+    return joined(ops.matmul(scores, three[2]))
+
+
+def by_heads_unstacked(x):
+    q, k, v = ops.unstack(ops.reshape(L.Dense(24)(x), (-1, 6, 3, 2, 4)), axis=2)
+    scores = ops.softmax(ops.einsum("bqhd,bkhd->bhqk", q, k), axis=-1)
+    return ops.reshape(ops.einsum("bhqk,bkhd->bqhd", scores, v), (-1, 6, 8))
+
+
+def by_heads_with_norms(x):
+    q, k, v = (L.Reshape((6, 2, 4))(L.Dense(8)(x)) for _ in range(3))
+    q, k = L.LayerNormalization()(q), L.UnitNormalization()(k)
+    q, k, v = (L.Permute((2, 1, 3))(y) for y in (q, k, v))
+    scores = ops.softmax(ops.matmul(q, L.Permute((1, 3, 2))(k)) + np.tri(6, dtype="float32"))
+    return L.Reshape((6, 8))(L.Permute((2, 1, 3))(ops.matmul(L.Dropout(0.1)(scores), v)))
+
+
+def by_function(x):
+    q, k, v = (ops.reshape(L.Dense(8)(x), (-1, 6, 2, 4)) for _ in range(3))
+    return ops.reshape(ops.dot_product_attention(q, k, v), (-1, 6, 8))
+
+
+def by_sums(x):
+    return L.AdditiveAttention()([L.Dense(7)(x) for _ in range(3)])
+
+
+def shuffled(x):
+    """The channels of two branches alternate."""
+    y = L.Concatenate()([L.Dense(4, "relu")(x), x])
+    y = ops.reshape(ops.transpose(ops.reshape(y, (-1, 6, 3, 4)), (0, 1, 3, 2)), (-1, 6, 12))
+    return ops.concatenate([y[..., 6:], L.Dense(5)(y[..., :6])], axis=-1)
+
+
+def deeper(x):
+    """From channels to places."""
+    y = ops.transpose(ops.reshape(x, (-1, 2, 3, 2, 2, 2)), (0, 1, 3, 2, 4, 5))
+    return ops.reshape(y, (-1, 24, 2))
+
+
+def image(function):
+    return lambda x: ops.reshape(function(ops.reshape(x, (-1, 3, 2, 8))), (-1, 24, 2))
+
+
 VALUES = np.linspace(0.5, 2, 8).astype("float32")
 # What is done to 8 units, and how many groups leave.
 KINDS = {
@@ -70,7 +132,20 @@ KINDS = {
     "split in time": (lambda x: ops.add(*ops.split(x, 2, axis=1)), 8),
     "slices": (lambda x: glu(x, lambda y: (y[..., :6], y[:, :, 6:])), 14),
     "slices from the end": (lambda x: ops.concatenate([x[..., -3:], x[:, :, :-3]], axis=-1), 8),
-    "slices with steps": (lambda x: x[..., 1:7:2], 0),
+    "slices with steps": (lambda x: ops.concatenate([x[..., ::3], x[..., 1::3], x[..., 5::-3]], axis=-1), 8),
+    "one unit by its number": (lambda x: x * x[..., 2:3] * ops.expand_dims(x[:, :, 5], -1), 6),
+    "units by numbers": (lambda x: ops.take(x, [7, -8, 3, 3, 4, 1, 2, 5, 6], axis=-1), 8),
+    "steps by numbers": (lambda x: ops.take(x, np.array([0, 5, 2]), axis=1), 8),
+    "units by a table of numbers": (lambda x: ops.reshape(ops.take(x, np.arange(8).reshape(4, 2), axis=2), (-1, 6, 8)), 4),
+    "new axes": (lambda x: x[:, None, ..., None, :][:, 0, :, 0], 8),
+    "shuffle": (shuffled, 9),
+    "depth to space by hand": (deeper, 2),
+    "places to depth": (lambda x: ops.reshape(ops.space_to_depth(ops.reshape(x, (-1, 2, 3, 8))[:, :, :2], 2), (-1, 1, 32)), 8),
+    "depth to places": (image(lambda x: ops.depth_to_space(x, 2)), 2),
+    "resized": (lambda x: ops.reshape(L.Resizing(2, 3)(ops.reshape(x, (-1, 3, 2, 8))), (-1, 6, 8)), 8),
+    "resized by a function": (lambda x: ops.reshape(ops.image.resize(ops.reshape(x, (-1, 3, 2, 8)), (2, 3)), (-1, 6, 8)), 8),
+    "gated linear units": (lambda x: ops.glu(L.Dense(10)(x)), 13),
+    "softmax in time": (lambda x: ops.softmax(x, axis=1), 8),
     "cross stage": (cross_stage, 20),
     "windows": (windows, 13),
     "where": (lambda x: ops.where(x > 0.5, L.Dense(8)(x), 0.25), 8),
@@ -86,11 +161,17 @@ KINDS = {
     "instance normalization": (lambda x: L.GroupNormalization(-1)(x), 8),
     "group normalization": (lambda x: L.GroupNormalization(4, center=False)(x), 4),
     "layer normalization": (lambda x: L.LayerNormalization()(x), 0),
-    "attention by einsum": (by_einsum, 21),
+    "attention by einsum": (by_einsum, 15),
     "attention by matmul": (by_matmul, 22),
     "attention by dot": (by_dot, 22),
     "attention": (by_layer, 22),
     "attention without keys": (lambda x: by_layer(x, 2), 15),
+    "attention by sums": (by_sums, 22),
+    "attention by heads": (by_heads, 10),
+    "attention by heads at once": (by_heads_at_once, 10),
+    "attention by heads unstacked": (by_heads_unstacked, 10),
+    "attention by heads with norms": (by_heads_with_norms, 10),
+    "attention by function": (by_function, 10),
 }
 
 
@@ -135,3 +216,52 @@ def test_the_last_layer_is_named():
     model = keras.Model(x, L.Dense(3, name="last")(L.Permute((2, 1))(L.Dense(8)(x))))
     assert [blocker.layer for blocker in compaction_plan(model).blockers] == ["last"]
     assert compact(model).count_params() == model.count_params()
+
+
+def test_dimensions_of_heads_by_hand():
+    """Those of queries and keys leave where no head that stays needs them, and those of values where nothing reads them in any head."""
+    x = keras.Input((6, 5))
+    q, k, v = (heads(L.Dense(8, name=name)(x)) for name in "qkv")
+    y = joined(ops.matmul(ops.softmax(ops.matmul(q, ops.swapaxes(k, 2, 3)) / 2.0), v))
+    model = scatter(keras.Model(x, L.Dense(3, name="last")(y)), dead=0.0)
+
+    def zero(name, columns=None, rows=None):
+        kernel, *bias = model.get_layer(name).get_weights()
+        if columns is not None:
+            kernel[:, columns] = bias[0][columns] = 0
+        else:
+            kernel[rows] = 0
+        model.get_layer(name).set_weights([kernel, *bias])
+
+    def widths():
+        small = check(model)
+        return [small.get_layer(name).units for name in "qkv"]
+
+    zero("q", columns=[1])
+    zero("k", columns=[5])
+    zero("last", rows=[2, 3, 6])
+    # The second dimension, of queries or of keys in each head; the third of values.
+    assert widths() == [6, 6, 6]
+    zero("last", rows=[4, 5, 7])
+    # Without the second head its dimensions count no more.
+    zero("q", columns=[3])
+    assert widths() == [2, 2, 2]
+
+
+def test_features_that_a_normalization_has_seen():
+    """Those that nothing reads leave with their means and variances."""
+    random = np.random.default_rng(0)
+    for arguments in ({}, {"invert": True}, {"axis": None}):
+        normalization = L.Normalization(**arguments)
+        normalization.adapt(random.normal(3.0, 2.0, (50, 6)) * np.arange(1, 7))
+        x = keras.Input((6,))
+        model = scatter(keras.Model(x, L.Dense(3, name="last")(normalization(x))), dead=0.0)
+        kernel, bias = model.get_layer("last").get_weights()
+        kernel[[1, 4]] = 0
+        model.get_layer("last").set_weights([kernel, bias])
+        check(model, fewer=False)
+        small, (features,) = compact(model, inputs=True)
+        assert features.tolist() == [0, 2, 3, 5]
+        numbers = random.normal(size=(4, 6)).astype("float32")
+        assert difference(outputs(model, numbers), outputs(small, numbers[:, features])) < 1e-5
+        assert compaction_plan(model, inputs=True).total.parameters[1] == small.count_params()

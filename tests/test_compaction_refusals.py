@@ -8,6 +8,8 @@ from keras import ops
 from small_networks import check, examples, outputs, scatter
 
 from keras_reg.models import compact, compaction_plan, compaction_rule, structural_groups
+from keras_reg.models.compaction.activations import entrywise
+from keras_reg.models.compaction.rule import Rule
 
 CASES = {}
 
@@ -511,3 +513,57 @@ def test_rules_of_ones_own():
         compaction_rule(Cube())
     with pytest.raises(TypeError, match=r"Argument `rule` must be 'entrywise' or a subclass of Rule. Received: rule='channelwise'"):
         compaction_rule(Cube, "channelwise")
+
+
+def squared_relu(x):
+    return ops.square(ops.relu(x))
+
+
+class Swished:
+    """An activation with a setting."""
+
+    def __init__(self, slope):
+        self.slope = slope
+
+    def __call__(self, x):
+        return x * ops.sigmoid(self.slope * x)
+
+
+def test_activations_of_ones_own():
+    def activated(activation):
+        return scatter(vector(lambda x: L.Dense(5, activation)(L.Activation(activation)(L.Dense(8, name="a")(x)))), 1)
+
+    for activation, told in ((squared_relu, squared_relu), (Swished(2.0), Swished)):
+        model = activated(activation)
+        assert all("not known to" in blocker.reason for blocker in compaction_plan(model).blockers)
+        check(model, fewer=False)
+        compaction_rule(told)
+        assert compaction_plan(model).blockers == ()
+        check(model, fewer=True)
+    # Functions that Keras does not have, or layers around them: it is known what they do.
+    for activation in (L.Activation("tanh"), L.LeakyReLU(0.3)):
+        check(activated(activation), fewer=True)
+    with pytest.raises(TypeError, match=r"an activation function or a class of such. Received: layer_class=<"):
+        compaction_rule(Swished(1.0))
+    with pytest.raises(TypeError, match=r"must be 'entrywise' for what is no layer. Received: rule=<class"):
+        compaction_rule(squared_relu, Rule)
+
+
+def test_activations_of_the_backends():
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        functions, mixing = (tf.nn.relu, tf.nn.swish, tf.math.tanh), tf.nn.softmax
+    elif backend == "jax":
+        import jax
+
+        functions, mixing = (jax.nn.relu, jax.nn.gelu, jax.numpy.tanh), jax.nn.softmax
+    else:
+        import torch
+
+        functions, mixing = (torch.nn.functional.relu, torch.nn.functional.silu, torch.tanh), torch.softmax
+    for function in functions:
+        assert entrywise(function)
+    assert not entrywise(mixing)
+    check(scatter(inner(L.Dense(8, functions[0]), L.Dense(3)), 1), fewer=True)

@@ -135,7 +135,7 @@ PROMISES |= {
     "one unit": (lambda: keras.Sequential([keras.Input((3,)), L.Dense(1), L.Dense(4), L.Dense(2)]), 4),
     "one head": (lambda: (lambda x: keras.Model(x, L.Dense(2)(L.MultiHeadAttention(1, 3)(x, x))))(keras.Input((4, 6))), 6),
 }
-PROMISES |= {f"heads {axes} relu": (heads(axes, ("relu", "f")), 5 * (axes != "d")) for axes in ("de", "e", "d")}
+PROMISES |= {f"heads {axes} relu": (heads(axes, ("relu", "f")), 5) for axes in ("de", "e", "d")}
 PROMISES |= {f"heads {axes} sigmoid": (heads(axes, ("sigmoid", None)), None) for axes in ("de", "e", "d")}
 
 

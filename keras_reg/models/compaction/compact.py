@@ -1,9 +1,11 @@
 """Cutting a model down to the units that contribute: the plan, the smaller model, and the groups that go together."""
 
+import inspect
 from typing import Any
 
 import keras
 
+from keras_reg.models.compaction.activations import register_activation
 from keras_reg.models.compaction.compaction import Compaction
 from keras_reg.models.compaction.folding import without_gates
 from keras_reg.models.compaction.groups import StructuralGroup, groups
@@ -122,16 +124,17 @@ def structural_groups(model: Any) -> list[StructuralGroup]:
     return groups(Compaction(model))
 
 
-def compaction_rule(layer_class: type, rule: Any = "entrywise") -> None:
+def compaction_rule(layer_class: Any, rule: Any = "entrywise") -> None:
     """Tells `compact` how a layer of your own treats units. Without a rule it keeps the width of its inputs and outputs.
 
     Args:
-        layer_class: The class; its subclasses need rules of their own.
+        layer_class: The class; its subclasses need rules of their own. Or an activation function of your own, or the class of activations
+            that are objects, which act on each entry alone.
         rule: `"entrywise"` for a layer without weights whose one output depends, entry by entry, on the same entry of its one input.
             For anything else a subclass of `keras_reg.models.compaction.rule.Rule`.
 
     Raises:
-        TypeError: If `layer_class` is no class of layers, or `rule` is neither.
+        TypeError: If `layer_class` is no class and no function, or `rule` is neither; or is a rule for something that is no layer.
 
     Example:
 
@@ -141,9 +144,21 @@ def compaction_rule(layer_class: type, rule: Any = "entrywise") -> None:
     ...     def call(self, x):
     ...         return x**3
     >>> compaction_rule(Cube)
+    >>> def squared_relu(x):
+    ...     return keras.ops.square(keras.ops.relu(x))
+    >>> compaction_rule(squared_relu)  # for layers with `activation=squared_relu`
     """
-    if not (isinstance(layer_class, type) and issubclass(layer_class, keras.Layer)):
-        raise TypeError(f"Argument `layer_class` must be a class of Keras layers. Received: layer_class={layer_class!r}")
-    if rule != "entrywise" and not (isinstance(rule, type) and issubclass(rule, Rule)):
-        raise TypeError(f"Argument `rule` must be 'entrywise' or a subclass of Rule. Received: rule={rule!r}")
-    rule_for(layer_class)(UnaryOperation if rule == "entrywise" else rule)
+    layer = isinstance(layer_class, type) and issubclass(layer_class, keras.Layer)
+    of_objects = isinstance(layer_class, type) and any("__call__" in vars(base) for base in layer_class.__mro__)
+    if not (layer or of_objects or inspect.isroutine(layer_class)):
+        raise TypeError(
+            f"Argument `layer_class` must be a class of Keras layers, an activation function or a class of such. Received: "
+            f"layer_class={layer_class!r}"
+        )
+    if rule != "entrywise" and not (layer and isinstance(rule, type) and issubclass(rule, Rule)):
+        wanted = "'entrywise' or a subclass of Rule" if layer else "'entrywise' for what is no layer"
+        raise TypeError(f"Argument `rule` must be {wanted}. Received: rule={rule!r}")
+    if rule == "entrywise":
+        register_activation(layer_class)
+    if layer:
+        rule_for(layer_class)(UnaryOperation if rule == "entrywise" else rule)

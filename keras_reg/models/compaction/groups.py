@@ -80,14 +80,7 @@ def groups(compaction: Compaction) -> list[StructuralGroup]:
 def by_root(compaction: Compaction, roots: np.ndarray) -> dict[int, StructuralGroup]:
     """The groups by the units that stand for theirs."""
     graph = compaction.tracer.graph
-    held = np.zeros(len(roots), bool)
-    held[roots[FIXED]] = True
-    for pin in graph.pins:
-        held[roots[pin.units]] = True
-    for units in graph.never_empty:
-        if len(own := set(roots[units.ravel()].tolist())) == 1:  # the one unit that some tensor has
-            held[list(own)] = True
-    slices, costs = _collected(compaction, roots, held)
+    slices, costs = _collected(compaction, roots, graph.held(roots))
     found = [root for root, parts in slices.items() if any(part.produces for part in parts)]
     leaving = _leaving(compaction.model, {root: slices[root] for root in found}, roots)
     return {root: StructuralGroup(tuple(slices[root]), *costs[root]) for root in sorted(leaving)}

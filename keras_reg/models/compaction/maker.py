@@ -100,8 +100,8 @@ class Maker:
         tensors = []
         for tensor, signal in zip(graph.inputs, inputs, strict=True):
             shape = list(tensor.shape)
-            if signal.axis is not None:
-                shape[signal.axis] = int(self.tracer.graph.kept(signal.units).sum())
+            for axis, units in signal.followed.items():
+                shape[axis] = int(self.tracer.graph.kept(units).sum())
             old = tensor._keras_history.operation
             tensors.append(type(old).from_config({**old.get_config(), "batch_shape": tuple(shape)}))
         if isinstance(model, keras.Sequential):

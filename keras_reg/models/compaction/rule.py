@@ -60,8 +60,14 @@ class Rule:
     follows: tuple[str, ...] = ()
     # Whether the first argument may be several tensors.
     several = False
+    # Whether it follows units along several axes of a tensor.
+    grids = False
+    # Whether the examples may be along another axis than the first.
+    anywhere = False
     # Whether arrays among the arguments are cut as well.
     arrays = False
+    # Whether it does the same when a model trains.
+    trained_alike = False
     # Whether the weights are those of layers within that have rules of their own.
     wraps = False
     # Whether those of layers within do not concern it.
@@ -164,8 +170,9 @@ class Rule:
             signal = further.get(name.removesuffix("_shape"), first)
             if shape is not None:
                 shape = list(shape)
-                if isinstance(signal, Signal) and signal.axis is not None:
-                    shape[signal.axis] = self.width(signal.units)
+                if isinstance(signal, Signal):
+                    for axis, units in signal.followed.items():
+                        shape[axis] = self.width(units)
             shapes[name] = shape if shape is None else tuple(shape)
         return shapes
 
@@ -198,11 +205,12 @@ class Rule:
         self.barred = self.barred or reason
         return self.fence(args, kwargs, shapes, reason)
 
-    def mind_addition(self, units: np.ndarray, wrongly: Callable[[int], bool]) -> None:
-        """No cut leads into, or out of, the numbers of units for which Keras adds along another axis; see `adding`."""
-        if wrongly(len(units)):
-            self.graph.pin(units, self.name, "adds what Keras may add along another axis")
-        self.graph.avoid(units, wrongly)
+    def mind_addition(self, axes: list[np.ndarray], wrongly: Callable[[list[int]], bool]) -> None:
+        """No cut leads into, or out of, the numbers of units along axes for which Keras adds along another axis; see `adding`."""
+        if wrongly([len(units) for units in axes]):
+            for units in axes:
+                self.graph.pin(units, self.name, "adds what Keras may add along another axis")
+        self.graph.avoid(axes, wrongly)
 
     def held(self) -> list[np.ndarray]:
         """The units that the config of the layer depends on: a barrier holds them."""

@@ -26,8 +26,6 @@ def take_over(one: Any, other: Any) -> None:
     take_over_states(one, other)
     for generator, ours in zip(seeds_of(one), seeds_of(other), strict=False):
         ours.state.assign(ops.copy(generator.state))
-    if hasattr(other, "finalize_state") and other.variables:  # of preprocessing, which computes with copies of its variables
-        other.finalize_state()
 
 
 def take_over_states(one: Any, other: Any) -> None:

@@ -81,9 +81,13 @@ class Tracer:
         args, kwargs = _arranged(operation, args, kwargs)
         rule.first = rule.first or (args, kwargs)
         self.masks |= any("mask" in name and bool(signals_in(value)) for name, value in kwargs.items())
-        reason = _special(args, kwargs, rule.arrays)
+        # What makes a call one that no rule is for.
+        reason = None if rule.trained_alike else _in_training(kwargs)
+        reason = reason or (None if rule.arrays else _with_array(args, kwargs))
         if reason is None and not rule.several and args and not isinstance(args[0], Signal) and signals_in(args[0]):
             reason = "is called on several tensors at once"
+        if reason is None and any(len(s.followed) > 1 or s.batch for s in signals_in((args, kwargs))):
+            args, kwargs = tree.map_structure(lambda value: self._narrowed(rule, value), (args, kwargs))
         outputs = rule.call(args, kwargs, shapes) if reason is None else rule.barrier(args, kwargs, shapes, reason)
         if len(outputs) != len(shapes):
             raise AssertionError(f"{type(rule).__name__} gave {len(outputs)} outputs for {len(shapes)}")
@@ -95,10 +99,19 @@ class Tracer:
         for signal, dtype in zip(outputs, dtypes or [getattr(operation, "compute_dtype", "float32")] * len(outputs), strict=True):
             signal.dtype = dtype
             if signal.axis is not None:
-                signal.constants = rounded(signal.constants, dtype)
-        self.graph.never_empty.extend(signal.units for signal in outputs if signal.axis is not None)
+                signal.joint = rounded(signal.joint, dtype)
+        self.graph.never_empty.extend(units for signal in outputs for units in signal.followed.values())
         self.calls.append((rule, signals_in((args, kwargs)), outputs))
         return outputs
+
+    def _narrowed(self, rule: Rule, value: Any) -> Any:
+        """An argument as a rule sees it: with one axis, the last of those that are followed, if it is not for several."""
+        if not isinstance(value, Signal):
+            return value
+        if value.batch and not rule.anywhere:
+            value.pin(self.graph, rule.name, "reads a tensor whose first axis is not that of the examples")
+            return Signal(value.shape)
+        return value if rule.grids else value.only([*value.followed][-1:], self.graph, rule.name, "follows units along one axis only")
 
     def trace(self, model: Any, inputs: list[Signal]) -> list[Signal]:
         """The signals of a model's outputs."""
@@ -172,11 +185,14 @@ def _arranged(operation: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     return () if first is None else (given.pop(first),), given
 
 
-def _special(args: tuple, kwargs: dict, arrays: bool) -> str | None:
-    """What makes a call one that no rule is for."""
+def _in_training(kwargs: dict) -> str | None:
     training = kwargs.get("training")
     if training is not None and not (isinstance(training, (bool, int, np.bool_)) and not training):
         return f"is called with training={training}"
-    if not arrays and any(tuple(getattr(item, "shape", ())) and not isinstance(item, Signal) for item in tree.flatten((args, kwargs))):
+    return None
+
+
+def _with_array(args: tuple, kwargs: dict) -> str | None:
+    if any(tuple(getattr(item, "shape", ())) and not isinstance(item, Signal) for item in tree.flatten((args, kwargs))):
         return "is called with an array of a fixed width"
     return None

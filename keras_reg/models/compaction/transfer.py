@@ -45,6 +45,8 @@ def transfer(rule: Rule, layer: Any, graph: Units) -> list[Source]:
             take_over(one, other)
         else:
             take_over_states(one, other)
+        if hasattr(other, "finalize_state") and other.variables:  # of preprocessing, which computes with copies of its variables
+            other.finalize_state()
     return made
 
 

@@ -1,5 +1,7 @@
 """Units, the smallest things that stay or go as a whole, and what makes them need each other."""
 
+import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,6 +31,22 @@ class Read:
     replaceable: Callable[[], np.ndarray]
 
 
+@dataclass(frozen=True)
+class Product:
+    """Units spread over several axes: the one at a place stays where those of all its axes do, and only there."""
+
+    cells: np.ndarray
+    axes: tuple[np.ndarray, ...]
+
+    def outer(self, along: list[np.ndarray]) -> np.ndarray:
+        """Where it is true along all axes."""
+        return functools.reduce(np.logical_and.outer, along)
+
+    def along(self, axis: int, cells: np.ndarray) -> np.ndarray:
+        """The cells with this axis first, and the others as one."""
+        return np.moveaxis(cells, axis, 0).reshape(cells.shape[axis], -1)
+
+
 class Units:
     """A union-find of units with the relations between them; `mark` finds those that must stay.
 
@@ -45,6 +63,9 @@ class Units:
         self.constraints: list[Callable[[Callable], np.ndarray]] = []
         # Units that constraints let go only with others, such as those of one attention head.
         self.bundles: list[np.ndarray] = []
+        self.products: list[Product] = []
+        # Units that tensors are summed over in products with each other.
+        self.summed: list[np.ndarray] = []
         self._needed = None
 
     def new(self, number: int) -> np.ndarray:
@@ -52,6 +73,19 @@ class Units:
         first = len(self._parent)
         self._parent.extend(range(first, first + number))
         return np.arange(first, first + number)
+
+    def spread(self, cells: np.ndarray) -> list[np.ndarray]:
+        """New units for each axis of an array of units, which stay or go by whole rows from now on."""
+        axes = [self.new(length) for length in cells.shape]
+        self.products.append(Product(cells, tuple(axes)))
+        return axes
+
+    def gather(self, axes: list[np.ndarray]) -> np.ndarray:
+        """New units for all places of several axes: they stay where those of all axes do."""
+        lengths = [len(units) for units in axes]
+        cells = self.new(math.prod(lengths)).reshape(lengths)
+        self.products.append(Product(cells, tuple(axes)))
+        return cells
 
     def unite(self, ones: np.ndarray, others: np.ndarray) -> None:
         """From now on `ones[i]` and `others[i]` stay or go together."""
@@ -65,12 +99,14 @@ class Units:
         """These units stay."""
         self.pins.append(Pin(units, layer, reason, constants))
 
-    def avoid(self, units: np.ndarray, bad: Callable[[int], bool]) -> None:
-        """Never so many of these units are left."""
+    def avoid(self, axes: list[np.ndarray], bad: Callable[[list[int]], bool]) -> None:
+        """Never so many units are left along these axes."""
 
         def one_more(kept):
-            stay = kept(units)
-            return units[~stay][:1] if bad(int(stay.sum())) else units[:0]
+            stay = [kept(units) for units in axes]
+            if not bad([int(each.sum()) for each in stay]):
+                return axes[0][:0]
+            return next((units[~each][:1] for units, each in zip(axes, stay, strict=True) if not each.all()), axes[0][:0])
 
         self.constraints.append(one_more)
 
@@ -89,11 +125,53 @@ class Units:
             graph._parent = self._parent.copy()
             for units in self.bundles:
                 graph.unite(units[1:], units[:-1])
+            if self.products:
+                graph._bundle_products(self)
         return np.array([graph._root(unit) for unit in range(len(graph._parent))])
+
+    def _bundle_products(self, graph: "Units") -> None:
+        """Units of a product leave by rows along one of its axes.
+
+        Not along one that is summed over, as the dimensions of queries and keys, if there is another; along one by which those of another
+        product leave; or along that of which most may leave.
+        """
+        roots = np.array([self._root(unit) for unit in range(len(self._parent))])
+        pinned = set(roots[graph.held(roots)].tolist())
+        summed = {self._root(unit) for units in graph.summed for unit in units.tolist()}
+        leading: set[int] = set()
+
+        def score(product, axis):
+            roots = {self._root(unit) for unit in product.axes[axis].tolist()}
+            rows = np.concatenate([product.axes[axis][:, None], product.along(axis, product.cells)], 1)
+            own = [{self._root(unit) for unit in row} for row in rows.tolist()]
+            free = len({min(row) for row in own if not row & pinned})
+            return (free > 0, not roots & summed, bool(roots & leading), free), -axis
+
+        def sums(product):
+            return any(self._root(unit) in summed for units in product.axes for unit in units.tolist())
+
+        # First those that have no choice.
+        for product in sorted(graph.products, key=sums, reverse=True):
+            (free, *_), axis = max(score(product, axis) for axis in range(len(product.axes)))
+            units = product.axes[-axis]
+            if free:
+                leading |= {self._root(unit) for unit in units.tolist()}
+                for unit, row in zip(units.tolist(), product.along(-axis, product.cells), strict=True):
+                    self.unite(row, np.full(len(row), unit))
+
+    def torn(self, roots: np.ndarray) -> set[int]:
+        """Those of the roots that cannot leave alone, since what is left of a product would be no product."""
+        found = set()
+        for product in self.products:
+            cells, axes = roots[product.cells], [roots[units] for units in product.axes]
+            for root in {*cells.ravel().tolist()}.union(*(units.tolist() for units in axes)):
+                if not np.array_equal(cells != root, product.outer([units != root for units in axes])):
+                    found.add(root)
+        return found
 
     def read_by_others(self, roots: np.ndarray) -> set[int]:
         """Those of the roots that something needs, if all else stays."""
-        found = set()
+        found = self.torn(roots)
         for read in self.reads:
             own, others = roots[read.inputs], roots[read.outputs]
             used = (read.uses() & (own[:, None] != others)).any(1) & ~read.replaceable()
@@ -120,14 +198,43 @@ class Units:
                     seen[number] = outputs.sum()
                     inputs = read.uses()[:, outputs].any(1) & ~read.replaceable()
                     needed[roots[read.inputs[inputs]]] = True
+            self._close(needed, roots)
+            if needed.sum() > before:
+                continue
+            for units in self.never_empty:
+                if not kept(units).any():
+                    needed[roots[units.ravel()[0]]] = True
+                    if self.products:
+                        # What else this one brings may fill others.
+                        break
+            if needed.sum() > before:
+                continue
+            for constraint in self.constraints:
+                needed[roots[constraint(kept)]] = True
             if needed.sum() == before:
-                for units in self.never_empty:
-                    if not kept(units).any():
-                        needed[roots[units.ravel()[0]]] = True
-                for constraint in self.constraints:
-                    needed[roots[constraint(kept)]] = True
-                if needed.sum() == before:
-                    return needed[roots]
+                return needed[roots]
+
+    def held(self, roots: np.ndarray) -> np.ndarray:
+        """For each unit whether it stays whatever the weights are, given those that stand for several."""
+        held = np.zeros(len(roots), bool)
+        held[roots[FIXED]] = True
+        for pin in self.pins:
+            held[roots[pin.units]] = True
+        for units in self.never_empty:
+            if len(own := set(roots[units.ravel()].tolist())) == 1:  # the one unit that some tensor has
+                held[list(own)] = True
+        before = -1
+        while held.sum() > before:
+            before = held.sum()
+            self._close(held, roots)
+        return held[roots]
+
+    def _close(self, needed: np.ndarray, roots: np.ndarray) -> None:
+        """Marks what the products ask for: the rows of cells, and the cells of rows."""
+        for product in self.products:
+            for axis, units in enumerate(product.axes):
+                needed[roots[units[product.along(axis, needed[roots[product.cells]]).any(1)]]] = True
+            needed[roots[product.cells[product.outer([needed[roots[units]] for units in product.axes])]]] = True
 
     def mark(self, needed: np.ndarray) -> None:
         """Decides: these stay, all others go."""

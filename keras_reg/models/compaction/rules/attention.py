@@ -20,6 +20,7 @@ def _nothing(number: int):
 class AttentionRule(Rule):
     """What both have in common: four projections, of which the last reads the values of all heads."""
 
+    grids = True
     follows = ("value", "key")
     matrix: Matrix | None = None
     scores = 0

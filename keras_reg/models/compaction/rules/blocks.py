@@ -23,6 +23,7 @@ class BlockRule(Wrapper, Entrywise):
     A subclass writes `run`, in the order of the block's own `call`.
     """
 
+    grids = False
     # The paths of the layers that `run` visits: without one of them, as in another release, the block keeps its width.
     paths: tuple[str, ...] = ()
     opened = False
@@ -92,7 +93,7 @@ class BlockRule(Wrapper, Entrywise):
             return Signal(x.shape)
         if x.axis is None or activation is None:
             return x
-        return x.like(x.shape, constants=apply(activation, x.constants, x.dtype, continuous(activation)))
+        return x.mapped(x.shape, lambda constants: apply(activation, constants, x.dtype, continuous(activation)))
 
     def feedforward(self, first: str, second: str, x: Signal, activation: Any = None) -> Signal:
         return self.dense(second, self.activated(activation, self.dense(first, x)))

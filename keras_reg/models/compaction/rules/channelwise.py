@@ -1,12 +1,15 @@
 """What treats each channel by itself: batch normalization, activations, noise, pooling, padding."""
 
+import math
+
 import keras
 import numpy as np
 from keras import layers
 
 from keras_reg.models.compaction.activations import LAYERS, continuous, entrywise, name_of
 from keras_reg.models.compaction.constants import apply
-from keras_reg.models.compaction.rule import Rule
+from keras_reg.models.compaction.rule import Rule, signals_in
+from keras_reg.models.compaction.rules.merging import length_at
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.slots import Slot
 from keras_reg.models.compaction.tracer import rule_for
@@ -73,6 +76,8 @@ class PReLURule(Rule):
 
 @rule_for(layers.Activation, *LAYERS)
 class ActivationRule(Rule):
+    grids = True
+
     def call(self, args, kwargs, shapes):
         signal = args[0]
         if isinstance(self.layer, layers.Activation) and not entrywise(self.layer.activation):
@@ -80,13 +85,26 @@ class ActivationRule(Rule):
             return self.barrier(args, kwargs, shapes, reason)
         if signal.axis is None:
             return [signal.like(shapes[0])]
-        smooth = continuous(self.layer.activation if isinstance(self.layer, layers.Activation) else self.layer)
-        return [signal.like(shapes[0], constants=apply(self.layer, signal.constants, self.layer.compute_dtype, smooth))]
+        smooth = continuous(getattr(self.layer, "activation", getattr(self.layer, "function", self.layer)))
+        return [signal.mapped(shapes[0], lambda constants: apply(self.layer, constants, self.layer.compute_dtype, smooth))]
+
+
+@rule_for(layers.Dropout, layers.AlphaDropout, layers.GaussianDropout, layers.GaussianNoise, layers.ActivityRegularization, layers.Identity)
+class IdentityRule(Rule):
+    """The identity when a model predicts."""
+
+    grids = True
+
+    def call(self, args, kwargs, shapes):
+        signal = args[0]
+        shape = getattr(self.layer, "noise_shape", None) or [None] * len(signal.shape)
+        if any(shape[axis] not in (None, 1) for axis in signal.followed):
+            return self.barrier(args, kwargs, shapes, "has a fixed noise_shape")
+        return [signal.like(shapes[0])]
 
 
 @rule_for(
-    *(layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D, layers.AlphaDropout),
-    *(layers.GaussianDropout, layers.GaussianNoise, layers.ActivityRegularization, layers.Identity),
+    *(layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D),
     *(layers.Cropping1D, layers.Cropping2D, layers.Cropping3D, layers.UpSampling1D, layers.UpSampling3D),
     *(layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D),
     *(layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D),
@@ -101,11 +119,6 @@ class KeepsConstants(Rule):
             return self.barrier(args, kwargs, shapes, "works along the axis of the units")
         if signal.axis is not None and shapes[0][signal.axis] != signal.shape[signal.axis]:
             return self.barrier(args, kwargs, shapes, "changes the length of the axis of the units")
-        if signal.axis is not None and (getattr(self.layer, "noise_shape", None) or [None] * len(signal.shape))[signal.axis] not in (
-            None,
-            1,
-        ):
-            return self.barrier(args, kwargs, shapes, "has a fixed noise_shape")
         return [signal.like(shapes[0])]
 
 
@@ -117,6 +130,17 @@ class KeepsZeros(KeepsConstants):
         (output,) = super().call(args, kwargs, shapes)
         if output.axis is not None and getattr(self.layer, "interpolation", None) != "nearest":
             output.constants = np.where(output.constants == 0, 0.0, np.nan)
+        return [output]
+
+
+@rule_for(layers.Resizing, "Resize")
+class ResizingRule(KeepsZeros):
+    trained_alike = True
+
+    def call(self, args, kwargs, shapes):
+        (output,) = super().call(args, kwargs, shapes)
+        if output.axis is not None and self.layer.pad_to_aspect_ratio and self.layer.fill_value:
+            output.constants = np.full(len(output.constants), np.nan)
         return [output]
 
 
@@ -173,8 +197,10 @@ class ByChannel(Rule):
 
     def call(self, args, kwargs, shapes):
         signal = args[0]
-        if signal.axis is None:
+        if signal.axis is None and all(np.size(value) == 1 for value in self._values()):
             return [Signal(shapes[0])]
+        if signal.axis is None:
+            return self.barrier(args, kwargs, shapes, "has a number for each unit of an axis that cannot be followed")
         if any(np.ndim(value) > 1 or (np.size(value) > 1 and signal.axis != len(signal.shape) - 1) for value in self._values()):
             return self.barrier(args, kwargs, shapes, "has numbers for each place")
         if self.units is None:
@@ -214,19 +240,35 @@ class RescalingRule(ByChannel):
 
 @rule_for(layers.Normalization)
 class FixedNormalizationRule(ByChannel):
-    """With means and variances that it was given; those that it has found are weights, and those of its inputs."""
+    """By means and variances that it was given, or that it has found in data: those are weights."""
 
     settings = {"mean": "input_mean", "variance": "input_variance"}  # noqa: RUF012
 
     def call(self, args, kwargs, shapes):
-        layer = self.layer
-        last = layer.axis is None or layer.axis in (-1, (-1,), [-1]) or list(np.ravel(layer.axis)) == [len(args[0].shape) - 1]
-        if layer.input_mean is None or layer.invert or not last:
-            return self.barrier(args, kwargs, shapes, "has found its means itself, or inverts them")
+        rank = len(args[0].shape)
+        axes = [axis % rank for axis in np.ravel(() if self.layer.axis is None else self.layer.axis).astype(int)]
+        if axes not in ([], [rank - 1]):
+            return self.barrier(args, kwargs, shapes, "has numbers for each place")
         return super().call(args, kwargs, shapes)
 
+    @property
+    def found(self) -> bool:
+        return self.layer.input_mean is None
+
+    def _values(self):
+        return [self.values("adapt_mean"), self.values("adapt_variance")] if self.found else super()._values()
+
     def changed(self, constants, mean, variance):
-        return (constants - mean) / np.maximum(np.sqrt(variance), keras.config.epsilon())
+        deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
+        return constants * deviation + mean if self.layer.invert else (constants - mean) / deviation
+
+    def slots(self):
+        if not self.found or self.units is None or not self.layer.adapt_mean.shape:
+            return []
+        return [Slot(path, {0: self.units}) for path in ("adapt_mean", "adapt_variance")]
+
+    def changes(self):
+        return {} if self.found else super().changes()
 
 
 @rule_for(layers.GroupNormalization)
@@ -271,8 +313,12 @@ class MaskingRule(Rule):
 
 
 @rule_for(layers.Lambda)
-class LambdaBarrier(Rule):
+class LambdaBarrier(ActivationRule):
+    """A function that cannot be looked into, unless somebody says that it acts on each entry alone."""
+
     def call(self, args, kwargs, shapes):
+        if entrywise(self.layer.function) and not self.layer.arguments:
+            return super().call(args, kwargs, shapes)
         return self.barrier(args, kwargs, shapes, "runs a function that cannot be looked into")
 
     def rebuild(self):
@@ -282,15 +328,49 @@ class LambdaBarrier(Rule):
         return layers.Lambda(old.function, output_shape=old._output_shape, mask=old.mask, arguments=old.arguments, **config)
 
 
+class AlongOthers(Rule):
+    """Statistics over some axes, that change when a unit along them leaves; along others each place is by itself."""
+
+    grids = True
+
+    def call(self, args, kwargs, shapes):
+        signal, axes = args[0], self.axes()
+        if axes is None:
+            return self.barrier(args, kwargs, shapes, "normalizes over its channels")
+        axes = {axis % len(signal.shape) for axis in axes}
+        for mask in signals_in(kwargs):
+            # One with a place for each unit would not fit those that are left.
+            axes |= {axis for axis in signal.followed if length_at(mask, axis - len(signal.shape)) != 1}
+        if not set(signal.followed) - axes:
+            return self.barrier(args, kwargs, shapes, "normalizes over its channels")
+        left = signal.only([*set(signal.followed) - axes], self.graph, self.name, "normalizes over its channels")
+        return [left.mapped(shapes[0], lambda constants: self.of_constants(constants, axes, [*signals_in(kwargs), signal]))]
+
+    def of_constants(self, constants: np.ndarray, axes: set[int], signals: list[Signal]) -> np.ndarray:
+        """What comes out is the same for all inputs where what goes in is, but not at all places."""
+        return np.full(len(constants), np.nan)
+
+    def axes(self) -> list[int] | None:
+        axis = self.layer.axis
+        return axis if axis is None else list(axis) if isinstance(axis, (list, tuple)) else [axis]
+
+
 @rule_for(layers.LayerNormalization)
-class NormalizationBarrier(Rule):
-    """Statistics over channels change when one leaves."""
-
-    def call(self, args, kwargs, shapes):
-        return self.barrier(args, kwargs, shapes, "normalizes over its channels")
+class NormalizationRule(AlongOthers):
+    pass
 
 
-@rule_for(layers.Softmax, keras.layers.Softmax)
-class SoftmaxBarrier(Rule):
-    def call(self, args, kwargs, shapes):
-        return self.barrier(args, kwargs, shapes, "normalizes over its channels")
+@rule_for("LogSoftmax")
+class LogSoftmaxRule(AlongOthers):
+    pass
+
+
+@rule_for(layers.Softmax, "Softmax")
+class SoftmaxRule(AlongOthers):
+    """Equal shares of constants."""
+
+    def of_constants(self, constants, axes, signals):
+        lengths = [signals[-1].shape[axis] for axis in axes]
+        if len(signals) > 1 or None in lengths:
+            return super().of_constants(constants, axes, signals)
+        return np.where(np.isfinite(constants), 1 / math.prod(lengths), np.nan)

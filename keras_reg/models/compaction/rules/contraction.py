@@ -5,8 +5,10 @@ import string
 import numpy as np
 from keras import layers
 
-from keras_reg.models.compaction.rule import Rule
+from keras_reg.models.compaction.rule import Rule, signals_in
+from keras_reg.models.compaction.rules.merging import of_zeros
 from keras_reg.models.compaction.signals import Signal
+from keras_reg.models.compaction.slots import Slot
 from keras_reg.models.compaction.tracer import rule_for
 from keras_reg.models.compaction.units import FIXED, Read
 
@@ -14,32 +16,58 @@ from keras_reg.models.compaction.units import FIXED, Read
 class Contraction(Rule):
     """What two tensors are summed over stays but where either is zero; what only one of them has goes on to the output."""
 
+    grids = True
+
     def contract(self, signals: list[Signal], labels: list[str], output: str, shape: tuple) -> Signal:
         """The output; a letter for each axis."""
-        followed = [None if signal.axis is None else letters[signal.axis] for signal, letters in zip(signals, labels, strict=True)]
-        one, other = signals
-        if followed[0] is not None and followed[0] == followed[1] and len(one.units) == len(other.units):
-            zero = (one.constants == 0) | (other.constants == 0)
-            self.graph.unite(one.units, other.units)
-            if followed[0] in output:
-                return Signal(shape, output.index(followed[0]), one.units, np.where(zero, 0.0, np.nan))
-            self.sum_over(one.units, zero)
+        signals = self._followed_alike(signals, labels, output)
+        by_letter = [
+            {letters[axis]: units for axis, units in signal.followed.items()} for signal, letters in zip(signals, labels, strict=True)
+        ]
+        one, other = by_letter
+        for letter in one.keys() & other.keys():
+            self.graph.unite(one[letter], other[letter])
+        followed = one | other
+        given = [letter for letter in output if letter in followed]
+        summed = [letter for letter in followed if letter not in output]
+        # Where either is zero, by all letters.
+        zero = np.zeros([len(followed[letter]) for letter in given + summed], bool)
+        for own, signal in zip(by_letter, signals, strict=True):
+            if own:
+                order = [list(own).index(letter) for letter in given + summed if letter in own]
+                lengths = [len(followed[letter]) if letter in own else 1 for letter in given + summed]
+                zero |= (signal.joint.transpose(order) == 0).reshape(lengths)
+        for place, letter in enumerate(summed, len(given)):
+            self._sum_over(followed[letter], np.moveaxis(~zero, place, 0), [followed[own] for own in given])
+        if not given:
             return Signal(shape)
-        result = Signal(shape)
-        # The second is that of the values, in attention.
-        for signal, letter, rest in ((other, followed[1], labels[0]), (one, followed[0], labels[1])):
-            if letter is None:
-                continue
-            if result.axis is None and letter in output and letter not in rest and shape[output.index(letter)] == len(signal.units):
-                result = Signal(shape, output.index(letter), signal.units, np.where(signal.constants == 0, 0.0, np.nan))
-            else:
-                signal.pin(self.graph, self.name, "multiplies along an axis that only one of its tensors is followed along")
-        return result
+        zero = zero.all(tuple(range(len(given), zero.ndim)))
+        return Signal.of(shape, {output.index(letter): followed[letter] for letter in given}, np.where(zero, 0.0, np.nan))
 
-    def sum_over(self, units: np.ndarray, zero: np.ndarray) -> None:
-        """A sum over products, that those units do not change which are zero."""
-        everything = np.ones((len(units), 1), bool)
-        self.graph.reads.append(Read(units, np.array([FIXED]), lambda: everything, lambda: zero))
+    def _followed_alike(self, signals: list[Signal], labels: list[str], output: str) -> list[Signal]:
+        """Along an axis that both have both are followed; one of one alone must get to the output."""
+
+        def stays(axis, signal, letters, other, others):
+            place = others.find(letters[axis])
+            if place < 0:
+                return letters[axis] in output
+            return len(other.followed.get(place, ())) == len(signal.followed[axis])
+
+        reason = "multiplies along an axis that only one of its tensors is followed along"
+        return [
+            signal.only([axis for axis in signal.followed if stays(axis, signal, *rest)], self.graph, self.name, reason)
+            for signal, *rest in zip(signals, labels, reversed(signals), reversed(labels), strict=True)
+        ]
+
+    def _sum_over(self, units: np.ndarray, alive: np.ndarray, outputs: list[np.ndarray]) -> None:
+        """A sum over products, that those units do not change which are zero, for each of the units of the output."""
+        self.graph.summed.append(units)
+        # For whose sake: of several axes of the output the one of which most depends.
+        readers, uses = np.array([FIXED]), alive.reshape(len(units), -1).any(1)[:, None]
+        if outputs:
+            place = max(range(len(outputs)), key=lambda number: len(outputs[number]))
+            readers, uses = outputs[place], np.moveaxis(alive, place + 1, 1).reshape(len(units), len(outputs[place]), -1).any(2)
+        self.graph.reads.append(Read(units, readers, lambda: uses, lambda: np.zeros(len(units), bool)))
 
 
 @rule_for("Einsum")
@@ -60,8 +88,15 @@ class MatmulRule(Contraction):
         rank = len(shapes[0])
         if not all(isinstance(arg, Signal) and len(arg.shape) == rank > 2 for arg in args):
             return self.barrier(args, kwargs, shapes, "multiplies tensors of different ranks")
-        many = string.ascii_letters[3:][: rank - 2]
-        return [self.contract(list(args), [many + "ab", many + "bc"], many + "ac", shapes[0])]
+        letters = string.ascii_lowercase[3:][: rank - 2]
+
+        def many(arg):
+            # Of length one it goes with any length.
+            lengths = zip(letters, arg.shape, shapes[0], strict=False)
+            return "".join(letter.upper() if own == 1 != length else letter for letter, own, length in lengths)
+
+        one, other = args
+        return [self.contract([one, other], [many(one) + "ab", many(other) + "bc"], letters + "ac", shapes[0])]
 
 
 @rule_for(layers.Dot)
@@ -93,13 +128,61 @@ class PlainAttentionRule(Contraction):
         signals = list(args[0])
         query, value = signals[:2]
         key = signals[2] if len(signals) > 2 else value
-        if self.layer.score_mode != "dot" or any(signal.axis is not None and signal.axis != len(signal.shape) - 1 for signal in signals):
-            return self.barrier(args, kwargs, shapes, "has scores of another kind than products")
-        if query.axis is None or key.axis is None:
-            for signal in (query, key):
-                signal.pin(self.graph, self.name, "multiplies along an axis that only one of its tensors is followed along")
+        if any(set(signal.followed) - {len(signal.shape) - 1} for signal in signals):
+            return self.barrier(args, kwargs, shapes, "attends along the axis of the units")
+        if reason := self.refusal():
+            return self.barrier(args, kwargs, shapes, reason)
+        self.score(query, key)
+        return [of_zeros(value, shapes[0]), *(Signal(shape) for shape in shapes[1:])]
+
+    def refusal(self) -> str | None:
+        return None if self.layer.score_mode == "dot" else "has scores of another kind than products"
+
+    def score(self, query: Signal, key: Signal) -> None:
+        self.contract([query, key], ["abd", "acd"], "abc", (*query.shape[:2], key.shape[1]))
+
+
+@rule_for(layers.AdditiveAttention)
+class AdditiveAttentionRule(PlainAttentionRule):
+    """Scores `sum(scale * tanh(query + key))`: those units stay that are not zero in the sum, and have a scale."""
+
+    units: np.ndarray | None = None
+
+    def refusal(self):
+        return None
+
+    def score(self, query, key):
+        units, ours = query.along(-1, self.graph, self.name)
+        others, theirs = key.along(-1, self.graph, self.name)
+        self.graph.unite(units, others)
+        scale = self.values("scale")
+        zero = (ours + theirs == 0) | (np.zeros(len(units), bool) if scale is None else scale == 0)
+        if self.units is None:
+            self.units, self.zero = units, zero
+            self.graph.summed.append(units)
+            everything = np.ones((len(units), 1), bool)
+            self.graph.reads.append(Read(units, np.array([FIXED]), lambda: everything, lambda: self.zero))
         else:
-            self.graph.unite(query.units, key.units)
-            self.sum_over(query.units, (query.constants == 0) | (key.constants == 0))
-        constants = None if value.axis is None else np.where(value.constants == 0, 0.0, np.nan)
-        return [value.like(shapes[0], constants=constants), *(Signal(shape) for shape in shapes[1:])]
+            self.graph.unite(units, self.units)
+            self.zero = self.zero & zero
+
+    def slots(self):
+        return [] if self.units is None or self.layer.scale is None else [Slot("scale", {0: self.units})]
+
+
+@rule_for("DotProductAttention")
+class DotProductAttentionRule(Contraction):
+    """By heads, each with its keys and values; dimensions of heads stay, since the scale comes from them."""
+
+    def call(self, args, kwargs, shapes):
+        query, key, value, *others = args
+        signals = [query, key, value]
+        if any(signals_in(other) for other in others) or query.shape[2] != key.shape[2]:
+            return self.barrier(args, kwargs, shapes, "has a mask, a bias, or fewer keys than queries")
+        query, key, value = (s.only([2], self.graph, self.name, "has a scale that comes from the dimensions of heads") for s in signals)
+        if all(s.followed for s in (query, key, value)):
+            scores = self.contract([query, key], ["bthd", "bshd"], "bths", (*query.shape[:3], key.shape[1]))
+            return [self.contract([scores, value], ["bths", "bshd"], "bthd", shapes[0])]
+        for signal in (query, key, value):
+            signal.pin(self.graph, self.name, "has heads that cannot be followed")
+        return [Signal(shapes[0])]

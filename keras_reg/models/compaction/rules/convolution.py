@@ -40,7 +40,7 @@ class Convolution(Reader):
     def output(self, shape: tuple, constants: np.ndarray) -> list[Signal]:
         if self.channels == 1 and self.layer.use_bias:
             bias = [1] * (len(shape) - 2)
-            self.mind_addition(self.outputs, lambda width: adds_wrongly([None, width, *shape[2:]], [1, width, *bias]))
+            self.mind_addition([self.outputs], lambda widths: adds_wrongly([None, *widths, *shape[2:]], [1, *widths, *bias]))
         return [self.finish_outputs(Signal(shape, self.channels % len(shape), self.outputs, constants))]
 
 

@@ -60,6 +60,8 @@ class Reader(Rule):
 
 @rule_for(keras.layers.Dense)
 class DenseRule(Reader):
+    grids = True
+
     def call(self, args, kwargs, shapes):
         if reason := self.unsupported():
             return self.barrier(args, kwargs, shapes, reason)

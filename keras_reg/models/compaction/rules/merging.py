@@ -20,78 +20,101 @@ from keras_reg.models.compaction.units import FIXED
 class Entrywise(Rule):
     """A function of the entries at the same place: its tensors share their units, by the rules of broadcasting."""
 
+    grids = True
+
     def merge(self, operands: list, shape: tuple, function, adds: bool = False) -> list[Signal]:
         """The output; `operands` are signals and numbers, `function` takes an array for each of them, `adds` says that it is a sum."""
         signals = [operand for operand in operands if isinstance(operand, Signal)]
-        # The last of several: so has a reshape that leaves one unit, which has no axis for certain.
-        axis = max(
-            (
-                len(shape) - len(s.shape) + s.axis
-                for s in signals
-                if s.axis is not None and _length(s, s.axis - len(s.shape)) == _length(Signal(shape), s.axis - len(s.shape))
-            ),
-            default=None,
-        )
-        if axis is None:
-            for signal in signals:
-                signal.pin(self.graph, self.name, "spreads its one unit over others")
+        # Those along which an operand is followed that is as wide as the output.
+        backs = {axis - len(s.shape) for s in signals for axis in s.followed if s.shape[axis] == shape[axis - len(s.shape)]}
+        backs = sorted(back for back in backs if shape[back] is not None)
+        for signal in signals:
+            for axis, units in signal.followed.items():
+                if axis - len(signal.shape) not in backs or (signal.shape[axis] != shape[axis - len(signal.shape)]):
+                    # Of length one, where the output is longer.
+                    self.graph.pin(units, self.name, "spreads its one unit over others", signal.constants_along(axis))
+        if not backs:
             return [Signal(shape)]
-        width, back = shape[axis], axis - len(shape)
-        units, columns = None, []
-        for operand in operands:
-            if not isinstance(operand, Signal):
-                columns.append(_column(operand, width, back))
-                continue
-            length = _length(operand, back)
+        self._mind_others(signals, backs, shape)
+        followed = {back: self._units(signals, back, shape[back]) for back in backs}
+        columns = [_column(operand, [shape[back] for back in backs], backs) for operand in operands]
+        if adds:
+            tensors = [operand if isinstance(operand, Signal) else Signal(np.shape(operand)) for operand in operands]
+            self._mind_the_axis([tensor for tensor in tensors if tensor.shape], followed)
+        self.followed = followed
+        joint = function(*(column.ravel() for column in columns)).reshape(columns[0].shape)
+        return [Signal.of(shape, {len(shape) + back: units for back, units in followed.items()}, joint)]
+
+    def _mind_others(self, signals: list[Signal], backs: list[int], shape: tuple) -> None:
+        """Tensors that are followed along different axes hold each other."""
+        for signal in signals:
+            for axis, units in signal.followed.items():
+                back = axis - len(signal.shape)
+                if back in backs and any(
+                    other.followed and length_at(other, back) == shape[back] and len(other.shape) + back not in other.followed
+                    for other in signals
+                ):
+                    self.graph.pin(units, self.name, "meets a tensor whose units are along another axis", signal.constants_along(axis))
+
+    def _units(self, signals: list[Signal], back: int, width: int) -> np.ndarray:
+        """The units along an axis that all share which have it."""
+        units = None
+        for signal in signals:
+            length = length_at(signal, back)
             if length is None:
                 # At run time it is one, or the width: so that stays.
-                operand.pin(self.graph, self.name, "has a length that is not known")
-                own, constants = np.full(width, FIXED), np.full(width, np.nan)
-                self.graph.unite(own, units if units is not None else own)
-                units = own if units is None else units
-            elif length == width:
-                own, constants = operand.along(back, self.graph, self.name)
-                if units is None:
-                    units = own
-                elif own is not units:
-                    self.graph.unite(own, units)
+                own = np.full(width, FIXED)
+            elif length != width:
+                continue
             else:
-                # Of length one, or missing: the same for all units.
-                operand.pin(self.graph, self.name, "spreads its one unit over others")
-                followed = operand.axis is not None and operand.axis - len(operand.shape) == back
-                constants = np.repeat(operand.constants, width) if followed else np.full(width, np.nan)
-            columns.append(constants)
-        if adds:
-            arrays = [operand for operand in operands if isinstance(operand, Signal) or np.ndim(operand)]
-            self._mind_the_axis([o if isinstance(o, Signal) else Signal(o.shape) for o in arrays], back, units)
-        self.followed = (back, units)
-        return [Signal(shape, axis, units, function(*columns))]
+                own = signal.followed.get(len(signal.shape) + back)
+                own = np.full(width, FIXED) if own is None else own
+            if units is not None and own is not units:
+                self.graph.unite(own, units)
+            units = own if units is None else units
+        return units
 
-    def _mind_the_axis(self, signals: list[Signal], back: int, units: np.ndarray) -> None:
+    def _mind_the_axis(self, signals: list[Signal], followed: dict[int, np.ndarray]) -> None:
         """No cut leads into, or out of, Keras's mistake; see `adds_wrongly`."""
-        for one, other in itertools.pairwise(signals):
+        for pair in itertools.pairwise(signals):
 
-            def wrongly(width, one=one, other=other):
-                return adds_wrongly(*(_with_length(signal, back, width) for signal in (one, other)))
+            def wrongly(widths, pair=pair):
+                return adds_wrongly(*(_with_lengths(signal, dict(zip(followed, widths, strict=True))) for signal in pair))
 
-            self.mind_addition(units, wrongly)
-
-
-def _column(operand, width: int, back: int) -> np.ndarray:
-    """A number, or what of an array is the same at all places of a unit."""
-    values = np.asarray(operand, "float64")
-    rows = np.moveaxis(values, back, 0).reshape(values.shape[back], -1) if -back <= values.ndim else values.reshape(1, -1)
-    return np.broadcast_to(np.where((rows == rows[:, :1]).all(1), rows[:, 0], np.nan), width)
+            self.mind_addition(list(followed.values()), wrongly)
 
 
-def _length(signal: Signal, back: int) -> int | None:
+def _column(operand, widths: list[int], backs: list[int]) -> np.ndarray:
+    """The constants of an operand along these axes: a number, what of an array is the same at all other places, or those of a signal."""
+    if not isinstance(operand, Signal):
+        values = np.asarray(operand, "float64")
+        own = [back for back in backs if -back <= values.ndim]
+        rows = np.moveaxis(values, own, range(len(own)))
+        rows = rows.reshape(*rows.shape[: len(own)], -1)
+        found = np.where((rows == rows[..., :1]).all(-1), rows[..., 0], np.nan)
+    else:
+        own = [axis - len(operand.shape) for axis in operand.followed]
+        if not own:
+            return np.full(widths, np.nan)
+        places = [place for place, back in enumerate(own) if back in backs]
+        found = np.moveaxis(operand.joint, places, range(len(places)))
+        # Along others it has one unit.
+        found = found.reshape(found.shape[: len(places)])
+        own = [own[place] for place in places]
+    lengths = iter(found.shape)
+    return np.broadcast_to(found.reshape([next(lengths) if back in own else 1 for back in backs]), widths)
+
+
+def length_at(signal: Signal, back: int) -> int | None:
+    """The length of an axis, counted from the back; one where there is none."""
     return signal.shape[back] if -back <= len(signal.shape) else 1
 
 
-def _with_length(signal: Signal, back: int, length: int) -> list[int | None]:
+def _with_lengths(signal: Signal, lengths: dict[int, int]) -> list[int | None]:
     shape = list(signal.shape)
-    if -back <= len(shape) and shape[back] not in (1, None):
-        shape[back] = length
+    for back, length in lengths.items():
+        if -back <= len(shape) and shape[back] not in (1, None):
+            shape[back] = length
     return shape
 
 
@@ -166,8 +189,8 @@ _BINARY = {"Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Maximum", "Mi
 @rule_for(*_BINARY, *_COMPARISONS)
 class BinaryOperation(Entrywise):
     arrays = True
-    # The axis of the units, from the back, and these; by the first call.
-    followed: tuple[int, np.ndarray] | None = None
+    # The axes of units, from the back, and these; by the first call.
+    followed: dict[int, np.ndarray] | None = None
 
     def call(self, args, kwargs, shapes):
         operands = [_number(operand) for operand in (*args, *kwargs.values())]
@@ -180,18 +203,20 @@ class BinaryOperation(Entrywise):
     def arguments(self, args, kwargs):
         if self.followed is None or self.barred:
             return args, kwargs
-        back, units = self.followed
 
         def cut(value):
-            if isinstance(value, (keras.KerasTensor, numbers.Real)) or len(getattr(value, "shape", ())) < -back or value.shape[back] == 1:
+            if isinstance(value, (keras.KerasTensor, numbers.Real)) or not getattr(value, "shape", ()):
                 return value
-            kept = np.compress(self.graph.kept(units), ops.convert_to_numpy(value), back)
+            kept = ops.convert_to_numpy(value)
+            for back, units in self.followed.items():
+                if -back <= kept.ndim and kept.shape[back] != 1:
+                    kept = np.compress(self.graph.kept(units), kept, back)
             return kept if isinstance(value, np.ndarray) else ops.convert_to_tensor(kept, keras.backend.standardize_dtype(value.dtype))
 
         return tuple(map(cut, args)), {name: cut(value) for name, value in kwargs.items()}
 
     def held(self):
-        return [] if self.followed is None else [self.followed[1]]
+        return list((self.followed or {}).values())
 
     def _function(self, *columns):
         kind = type(self.layer).__name__
@@ -231,6 +256,8 @@ _OTHERS = {"HardShrink", "Threshold", "Log", "Log1p", "Log2", "Log10", "Reciproc
 
 @rule_for(*_CONTINUOUS, *_OTHERS)
 class UnaryOperation(Rule):
+    grids = anywhere = True
+
     def call(self, args, kwargs, shapes):
         if len(signals_in((args, kwargs))) != 1 or not isinstance(args[0], Signal):
             return self.barrier(args, kwargs, shapes, "takes several tensors")
@@ -244,7 +271,9 @@ class UnaryOperation(Rule):
             return self.layer.call(tensor, *args[1:], **kwargs)
 
         continuous = type(self.layer).__name__ in _CONTINUOUS
-        return [signal.like(shapes[0], constants=apply(function, signal.constants, signal.dtype, continuous))]
+        output = signal.mapped(shapes[0], lambda constants: apply(function, constants, signal.dtype, continuous))
+        output.batch = signal.batch
+        return [output]
 
     def _settings(self) -> list:
         """What an operation was made with; a layer has it in its config."""
@@ -259,13 +288,50 @@ class ConcatenateRule(Entrywise):
         (signals,) = args
         shape = shapes[0]
         axis = self.layer.axis % len(shape)
-        followed = {signal.axis for signal in signals if signal.axis is not None}
-        if not followed or followed == {axis} or (shape[axis] is not None and axis in followed):
-            if not followed or any(signal.shape[axis] is None for signal in signals):
-                return self.barrier(args, kwargs, shapes, "joins lengths that are not known")
-            parts = [signal.along(axis, self.graph, self.name) for signal in signals]
-            units, constants = (np.concatenate(column) for column in zip(*parts, strict=True))
-            return [Signal(shape, axis, units, constants)]
-        if len(followed) > 1 or any(signal.axis is None for signal in signals):
+        signals = list(signals)
+        axes = {own for signal in signals for own in signal.followed}
+        if not axes or (axis in axes and any(signal.shape[axis] is None for signal in signals)):
+            return self.barrier(args, kwargs, shapes, "joins lengths that are not known")
+        # Along others than the one that they are joined along all have the same units.
+        common = [own for own in axes - {axis} if all(own in signal.followed for signal in signals)]
+        if not common and axis not in axes:
             return self.barrier(args, kwargs, shapes, "joins tensors along another axis than that of their units")
-        return [signals[0].like(shape, constants=united(self.graph, signals))]
+        reason = "joins tensors along another axis than that of their units"
+        signals = [signal.only([*common, axis], self.graph, self.name, reason) for signal in signals]
+        followed = {own: signals[0].followed[own] for own in common}
+        for signal in signals[1:]:
+            for own, units in followed.items():
+                self.graph.unite(signal.followed[own], units)
+        if axis not in axes:
+            joints = [signal.joint for signal in signals]
+            return [Signal.of(shape, followed, np.where((np.array(joints) == joints[0]).all(0), joints[0], np.nan))]
+        followed[axis] = np.concatenate([signal.followed.get(axis, np.full(signal.shape[axis], FIXED)) for signal in signals])
+        place = sorted(followed).index(axis)
+        joints = [
+            signal.joint if axis in signal.followed else np.full([signal.shape[own] for own in sorted(followed)], np.nan)
+            for signal in signals
+        ]
+        return [Signal.of(shape, followed, np.concatenate(joints, place))]
+
+
+@rule_for("Glu")
+class GluRule(Rule):
+    """The first half of an axis, times a function of the second: what is multiplied leaves together."""
+
+    grids = True
+
+    def call(self, args, kwargs, shapes):
+        signal = args[0]
+        axis = self.layer.axis % len(signal.shape)
+        if axis not in signal.followed:
+            return [of_zeros(signal, shapes[0])]
+        one, other = np.split(signal.followed[axis], 2)
+        self.graph.unite(one, other)
+        first, second = np.split(signal.joint, 2, list(signal.followed).index(axis))
+        joint = product(first, 1 / (1 + np.exp(-second)))
+        return [Signal.of(shapes[0], {**signal.followed, axis: one}, joint)]
+
+
+def of_zeros(signal: Signal, shape: tuple) -> Signal:
+    """The same units in a weighted mean, or multiplied: of constants zero stays what it is, whatever the weights are."""
+    return signal.mapped(shape, lambda constants: np.where(constants == 0, 0.0, np.nan))

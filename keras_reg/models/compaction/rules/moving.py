@@ -1,10 +1,12 @@
 """What pads, turns, repeats, stacks, splits, or takes parts of tensors: by its own axes the order of the units, by others nothing."""
 
 import numbers
+from typing import Any
 
 import numpy as np
+from keras import ops
 
-from keras_reg.models.compaction.rule import Rule
+from keras_reg.models.compaction.rule import Rule, signals_in
 from keras_reg.models.compaction.rules.merging import united
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.tracer import rule_for
@@ -89,26 +91,32 @@ class StackRule(Rule):
 
 @rule_for("Split")
 class SplitRule(Rule):
-    """Parts along the axis of the units keep their borders; along others they all have the same units."""
+    """Parts along an axis of units keep their borders; along others they all have the same units."""
 
+    grids = True
     parts_of_units: list[np.ndarray] | None = None
+    # Whether the parts are of units; in all calls or in none.
+    cuts: bool | None = None
 
     def call(self, args, kwargs, shapes):
         signal = args[0]
         axis = self.layer.axis % len(signal.shape)
-        if signal.axis is None:
-            return [Signal(shape) for shape in shapes]
-        if axis != signal.axis:
+        if self.cuts is None:
+            self.cuts = axis in signal.followed
+        if self.cuts != (axis in signal.followed):
+            return self.barrier(args, kwargs, shapes, "is called along several axes")
+        if not self.cuts:
             return [signal.like(shape) for shape in shapes]
         bounds = np.cumsum([shape[axis] for shape in shapes])[:-1]
-        units, constants = np.split(signal.units, bounds), np.split(signal.constants, bounds)
+        units = np.split(signal.followed[axis], bounds)
         if not all(len(part) for part in units):
             return self.barrier(args, kwargs, shapes, "gives parts without units")
         if self.parts_of_units is None:
             self.parts_of_units = units
         else:
             self.graph.unite(np.concatenate(units), np.concatenate(self.parts_of_units))
-        return [Signal(*parts) for parts in zip(shapes, [axis] * len(shapes), units, constants, strict=True)]
+        joint = np.split(signal.joint, bounds, list(signal.followed).index(axis))
+        return [Signal.of(shape, {**signal.followed, axis: own}, part) for shape, own, part in zip(shapes, units, joint, strict=True)]
 
     def held(self):
         return self.parts_of_units or []
@@ -120,57 +128,196 @@ class SplitRule(Rule):
         return type(self.layer)(bounds.tolist(), axis=self.layer.axis, name=self.layer.name)
 
 
-@rule_for("GetItem")
-class SliceRule(Rule):
-    """Slices and numbers along other axes than that of the units; along theirs slices that leave nothing out within."""
+class Picking(Rule):
+    """What takes units of an axis by their numbers: those that are left have others."""
 
-    # By the first call: the place of the units' axis in the key, the units before the part, and those of it.
-    part: tuple[int, np.ndarray, np.ndarray] | None = None
+    grids = anywhere = True
+
+    def __init__(self, layer, tracer):
+        super().__init__(layer, tracer)
+        # By the first call: for each axis of which not all is taken its units, and the numbers of those that are.
+        self.picked: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        # The units along the axes that come of it, where there are several.
+        self.spread: dict[int, list[np.ndarray]] = {}
+        # What is followed, in all calls.
+        self.axes: list[int] | None = None
+
+    def refusal(self, signal: Signal) -> str | None:
+        """Why a call cannot be like the others."""
+        if self.axes is None:
+            self.axes = [*signal.followed]
+        return None if self.axes == [*signal.followed] else "is called along several axes"
+
+    def pick(self, signal: Signal, numbers: dict[int, np.ndarray], places: dict[int, int], shape: tuple) -> Signal:
+        """The output, given the numbers along axes (one number, a row, or an array of them), and the first new place of each axis."""
+        for axis, taken in numbers.items():
+            units = signal.followed[axis]
+            if axis in self.picked:
+                self.graph.unite(units, self.picked[axis][0])
+            elif not np.array_equal(taken, np.arange(len(units))):
+                self.picked[axis] = units, taken
+            if not taken.ndim:
+                self.graph.pin(units[taken : taken + 1], self.name, "takes this one by its number")
+        joint, followed, done = signal.joint, {}, 0
+        for axis, units in signal.followed.items():
+            taken = numbers.get(axis, np.arange(len(units)))
+            joint = joint.take(taken, done)
+            done += taken.ndim
+            own = [units[taken]] if taken.ndim == 1 else []
+            if taken.ndim > 1:
+                own = self.graph.spread(units[taken])
+                for one, other in zip(own, self.spread.setdefault(axis, own), strict=True):
+                    self.graph.unite(one, other)
+            followed |= {places[axis] + number: each for number, each in enumerate(own)}
+        order = np.argsort(list(followed)) if followed else []
+        return Signal.of(shape, followed, joint.transpose(order) if followed else None)
+
+    def held(self):
+        return [units for units, _ in self.picked.values()]
+
+    def numbers(self, axis: int) -> np.ndarray:
+        """After `mark`: the numbers along an axis of those that are taken and left."""
+        units, taken = self.picked[axis]
+        kept = self.graph.kept(units)
+        left = (np.cumsum(kept) - 1)[taken]
+        if taken.ndim < 2:
+            return left[kept[taken]] if taken.ndim else left
+        return left[np.ix_(*map(self.graph.kept, self.spread[axis]))]
+
+
+@rule_for("GetItem")
+class SliceRule(Picking):
+    """Numbers and slices."""
 
     def call(self, args, kwargs, shapes):
         signal, key = args[0], args[1]
-        if not isinstance(signal, Signal) or signal.axis is None or (key := _whole(key, len(signal.shape))) is None:
+        if not isinstance(signal, Signal) or (key := _whole(key, len(signal.shape))) is None:
             return self.barrier(args, kwargs, shapes, "takes a part by something else than slices")
-        taken = key[signal.axis]
-        if not (isinstance(taken, slice) and isinstance(key[0], slice)) or not _plain(taken):
-            return self.barrier(args, kwargs, shapes, "takes a part of the units")
-        axis = sum(isinstance(item, slice) for item in key[: signal.axis])
-        units, constants = signal.units[taken], signal.constants[taken]
-        if taken != slice(None):
-            start = taken.indices(len(signal.units))[0]
-            if not len(units):
+        places, axes = {}, [place for place, item in enumerate(key) if item is not None]
+        for axis, place in enumerate(axes):
+            places[axis] = sum(not isinstance(item, numbers.Integral) for item in key[:place])
+        if not isinstance(key[axes[signal.batch]], slice):
+            return self.barrier(args, kwargs, shapes, "takes one of the examples")
+        if reason := self.refusal(signal):
+            return self.barrier(args, kwargs, shapes, reason)
+        taken = {}
+        for axis, units in signal.followed.items():
+            item = key[axes[axis]]
+            if not _static(item):
+                return self.barrier(args, kwargs, shapes, "takes a part of the units by the values of a tensor")
+            taken[axis] = np.arange(len(units))[item]
+            taken[axis] = np.asarray(taken[axis])
+            if not taken[axis].size:
                 return self.barrier(args, kwargs, shapes, "takes none of the units")
-            if self.part is None:
-                self.part = (signal.axis, signal.units[:start], units)
-            else:
-                self.graph.unite(np.concatenate([signal.units[:start], units]), np.concatenate(self.part[1:]))
-        return [Signal(shapes[0], axis, units, constants)]
+        output = self.pick(signal, taken, places, shapes[0])
+        output.batch = places[signal.batch]
+        return [output]
 
-    def held(self):
-        return [] if self.part is None else list(self.part[1:])
+    def rebuild(self):
+        return super().rebuild() if self.barred or not any(self._irregular()) else self._take
+
+    def _irregular(self) -> list[int]:
+        """Axes of which no slice takes what is left."""
+        return [axis for axis in self.picked if self.picked[axis][1].ndim and _as_slice(self.numbers(axis)) is None]
+
+    def _take(self, x, key):
+        """The same by numbers: first the regular part."""
+        for axis in self._irregular():
+            x = ops.take(x, self.numbers(axis).tolist(), axis=axis)
+        return x[key]
 
     def arguments(self, args, kwargs):
-        if self.part is None or self.barred:
+        if not self.picked or self.barred:
             return args, kwargs
-        axis, before, units = self.part
         key = _whole(args[1] if len(args) > 1 else kwargs["key"], len(args[0].shape))
-        start = self.width(before)
-        key[axis] = slice(start, start + self.width(units))
+        axes = [place for place, item in enumerate(key) if item is not None]
+        for axis in self.picked:
+            left = self.numbers(axis)
+            key[axes[axis]] = _as_slice(left) or slice(None) if left.ndim else int(left)
         return (args[0], tuple(key)), {}
 
 
-def _plain(part: slice) -> bool:
-    """Whether it is a run of neighbours."""
-    bounds = (part.start, part.stop)
-    return part.step in (None, 1) and all(bound is None or isinstance(bound, numbers.Integral) for bound in bounds)
-
-
-def _whole(key, rank: int) -> list | None:
-    """The key with an entry for each axis; `None` if others than numbers and slices are in it."""
-    key = list(key) if isinstance(key, tuple) else [key]
-    if any(not (isinstance(item, (int, slice)) or item is Ellipsis) for item in key):
+def _as_slice(numbers: np.ndarray) -> slice | None:
+    """The slice that takes these, if there is one."""
+    steps = np.unique(np.diff(numbers))
+    if len(steps) > 1 or 0 in steps:
         return None
+    first, step = int(numbers[0]), int(steps[0]) if len(steps) else 1
+    stop = int(numbers[-1]) + (1 if step > 0 else -1)
+    return slice(first, stop if stop >= 0 else None, step if step != 1 else None)
+
+
+def _static(item: Any) -> bool:
+    bounds = (item.start, item.stop, item.step) if isinstance(item, slice) else (item,)
+    return all(bound is None or isinstance(bound, numbers.Integral) for bound in bounds)
+
+
+def _whole(key: Any, rank: int) -> list | None:
+    """The key with an entry for each axis, and `None` for new ones; `None` if others than numbers and slices are in it."""
+    key = list(key) if isinstance(key, (tuple, list)) else [key]
+    if any(not (item is None or isinstance(item, (numbers.Integral, slice)) or item is Ellipsis) for item in key):
+        return None
+    given = sum(item is not None and item is not Ellipsis for item in key)
     if any(item is Ellipsis for item in key):
         place = next(number for number, item in enumerate(key) if item is Ellipsis)
-        key[place : place + 1] = [slice(None)] * (rank - len(key) + 1)
-    return key + [slice(None)] * (rank - len(key))
+        key[place : place + 1] = [slice(None)] * (rank - given)
+        return key
+    return key + [slice(None)] * (rank - given)
+
+
+@rule_for("Take")
+class TakeRule(Picking):
+    """By a list of numbers."""
+
+    arrays = True
+
+    def call(self, args, kwargs, shapes):
+        signal, indices = args[0], args[1]
+        axis = self.layer.axis
+        if not isinstance(signal, Signal) or signals_in(indices) or axis is None or axis % len(signal.shape) == signal.batch:
+            return self.barrier(args, kwargs, shapes, "takes a part by the values of a tensor, or some of the examples")
+        if reason := self.refusal(signal):
+            return self.barrier(args, kwargs, shapes, reason)
+        taken = np.array(ops.convert_to_numpy(indices)).astype("int64")
+        axis = axis % len(signal.shape)
+        more = taken.ndim - 1
+        places = {own: own + (more if own > axis else 0) for own in range(len(signal.shape))}
+        numbers = {}
+        if axis in signal.followed:
+            length = len(signal.followed[axis])
+            if not taken.size or taken.min() < -length or taken.max() >= length:
+                return self.barrier(args, kwargs, shapes, "takes none of the units, or more than there are")
+            numbers[axis] = taken % length
+        output = self.pick(signal, numbers, places, shapes[0])
+        output.batch = places[signal.batch]
+        return [output]
+
+    def arguments(self, args, kwargs):
+        if not self.picked or self.barred:
+            return args, kwargs
+        (axis,) = self.picked
+        return (args[0] if args else kwargs["x"], self.numbers(axis).tolist()), {}
+
+
+@rule_for("Unstack")
+class UnstackRule(Rule):
+    """Its outputs stay as many as they are; each has the other axes."""
+
+    grids = anywhere = True
+
+    def call(self, args, kwargs, shapes):
+        signal = args[0]
+        axis = self.layer.axis % len(signal.shape)
+        if axis == signal.batch:
+            return self.barrier(args, kwargs, shapes, "takes the examples apart")
+        if axis in signal.followed:
+            self.graph.pin(signal.followed[axis], self.name, "takes them apart", signal.constants_along(axis))
+        outputs = []
+        for number in range(len(shapes)):
+            followed = {own - (own > axis): units for own, units in signal.followed.items() if own != axis}
+            joint = signal.joint
+            if axis in signal.followed:
+                joint = joint.take(number, list(signal.followed).index(axis))
+            outputs.append(Signal.of(shapes[number], followed, joint if followed else None))
+            outputs[-1].batch = signal.batch - (signal.batch > axis)
+        return outputs

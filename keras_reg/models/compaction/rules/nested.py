@@ -37,7 +37,7 @@ class Wrapper(Rule):
 class ModelRule(Wrapper):
     """A Sequential or functional model that is a layer of another: its own layers have their rules."""
 
-    several = True
+    several = grids = True
     inputs: list[Signal] | None = None
     outputs: list[Signal]
 
@@ -64,8 +64,9 @@ class ModelRule(Wrapper):
         """All calls have one width."""
         if one is other:
             return
-        if one.axis is not None and one.axis == other.axis:
-            self.graph.unite(one.units, other.units)
+        if one.followed.keys() == other.followed.keys() and one.batch == other.batch:
+            for axis, units in one.followed.items():
+                self.graph.unite(units, other.followed[axis])
         else:
             for signal in (one, other):
                 signal.pin(self.graph, self.name, "is called along several axes")
@@ -76,7 +77,7 @@ class ModelRule(Wrapper):
         ]
 
     def held(self):
-        return super().held() + [signal.units for signal in [*self.inputs, *self.outputs] if signal.axis is not None]
+        return super().held() + [units for signal in [*self.inputs, *self.outputs] for units in signal.followed.values()]
 
     def barrier(self, args, kwargs, shapes, reason):
         if self.inputs is None:

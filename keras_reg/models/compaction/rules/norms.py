@@ -8,6 +8,7 @@ from keras import layers
 from keras_reg.models.compaction.narrowed import unnarrowed_kind
 from keras_reg.models.compaction.rule import Rule
 from keras_reg.models.compaction.rules.dense import EmbeddingRule
+from keras_reg.models.compaction.rules.merging import of_zeros
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.slots import Matrix, Slot
 from keras_reg.models.compaction.tracer import rule_for
@@ -36,12 +37,17 @@ class RootMeanSquareRule(Rule):
     and the scale `scale * sqrt(m / n)`.
     """
 
+    grids = True
     units: np.ndarray | None = None
 
     def call(self, args, kwargs, shapes):
         signal = args[0]
         axes = getattr(self.layer, "axis", -1)
         axes = [axis % len(signal.shape) for axis in (axes if isinstance(axes, (list, tuple)) else [axes])]
+        if others := [axis for axis in signal.followed if axis not in axes]:
+            # Along these each place is by itself; the scales are as many as ever.
+            self.barred = self.barred or "normalizes over its channels"
+            return [of_zeros(signal.only(others, self.graph, self.name, "normalizes over its channels"), shapes[0])]
         if axes != [signal.axis] or axes != [len(signal.shape) - 1] or getattr(self.layer, "head_dim", None):
             return self.barrier(args, kwargs, shapes, "normalizes over its channels")
         if self.units is None:
