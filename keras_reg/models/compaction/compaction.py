@@ -41,7 +41,7 @@ class Compaction:
             self._hold_the_head(graph)
         self.tracer.settle()
         units = self.tracer.graph
-        units.never_empty.extend(signal.units for signal in self.inputs if signal.axis is not None)
+        units.never_empty[:0] = [signal.units for signal in self.inputs if signal.axis is not None]
         for signal in self.outputs:
             signal.pin(units, model.name, "is an output of the model")
         self.free = units.needed(units.pins)

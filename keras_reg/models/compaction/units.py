@@ -201,12 +201,10 @@ class Units:
             self._close(needed, roots)
             if needed.sum() > before:
                 continue
-            for units in self.never_empty:
-                if not kept(units).any():
-                    needed[roots[units.ravel()[0]]] = True
-                    if self.products:
-                        # What else this one brings may fill others.
-                        break
+            # The last first, and one at a time: what it needs may fill those before it.
+            empty = next((units for units in reversed(self.never_empty) if not kept(units).any()), None)
+            if empty is not None:
+                needed[roots[empty.ravel()[0]]] = True
             if needed.sum() > before:
                 continue
             for constraint in self.constraints:

@@ -177,8 +177,11 @@ class DotProductAttentionRule(Contraction):
     def call(self, args, kwargs, shapes):
         query, key, value, *others = args
         signals = [query, key, value]
-        if any(signals_in(other) for other in others) or query.shape[2] != key.shape[2]:
-            return self.barrier(args, kwargs, shapes, "has a mask, a bias, or fewer keys than queries")
+        beside = signals_in(others)
+        if any(len(other.shape) != 4 or other.shape[1] != 1 for other in beside) or query.shape[2] != key.shape[2]:
+            return self.barrier(args, kwargs, shapes, "has a mask for each head, or fewer heads of keys than of queries")
+        for other in beside:
+            other.pin(self.graph, self.name, "takes it as a mask or bias")
         query, key, value = (s.only([2], self.graph, self.name, "has a scale that comes from the dimensions of heads") for s in signals)
         if all(s.followed for s in (query, key, value)):
             scores = self.contract([query, key], ["bthd", "bshd"], "bths", (*query.shape[:3], key.shape[1]))

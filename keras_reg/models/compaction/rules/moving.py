@@ -205,8 +205,7 @@ class SliceRule(Picking):
             item = key[axes[axis]]
             if not _static(item):
                 return self.barrier(args, kwargs, shapes, "takes a part of the units by the values of a tensor")
-            taken[axis] = np.arange(len(units))[item]
-            taken[axis] = np.asarray(taken[axis])
+            taken[axis] = np.asarray(np.arange(len(units))[item])
             if not taken[axis].size:
                 return self.barrier(args, kwargs, shapes, "takes none of the units")
         output = self.pick(signal, taken, places, shapes[0])
@@ -214,14 +213,14 @@ class SliceRule(Picking):
         return [output]
 
     def rebuild(self):
-        return super().rebuild() if self.barred or not any(self._irregular()) else self._take
+        return super().rebuild() if self.barred or not self._irregular() else self._take
 
     def _irregular(self) -> list[int]:
         """Axes of which no slice takes what is left."""
         return [axis for axis in self.picked if self.picked[axis][1].ndim and _as_slice(self.numbers(axis)) is None]
 
     def _take(self, x, key):
-        """The same by numbers: first the regular part."""
+        """Those by their numbers, and then the rest of the key."""
         for axis in self._irregular():
             x = ops.take(x, self.numbers(axis).tolist(), axis=axis)
         return x[key]
