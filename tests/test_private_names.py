@@ -13,7 +13,8 @@ from keras_reg.optimizers import Proximal
 from keras_reg.weights import layers_of
 
 PACKAGE = pathlib.Path(_keras.__file__).parent
-ELSEWHERE = {"_C", "_functorch", "_fields", "_getframe", "_repr_png_"}  # of PyTorch, Python and IPython
+ELSEWHERE = {"_C", "_functorch", "_fields", "_getframe", "_repr_png_", *("_initargs", "_initializer", "_max_workers", "_mp_context")}
+"""Of PyTorch, Python and IPython."""
 
 
 def names_in(tree):
