@@ -28,7 +28,7 @@ def lasso(warm):
     x = ((x - x.mean(axis=0)) / x.std(axis=0)).astype("float32")
     y = (x[:, :10] @ generator.normal(size=10) + generator.normal(size=500)).astype("float32")
     model = keras.Sequential([keras.Input((100,)), layers.Dense(1, kernel_regularizer=L1(0.1, proximal=True))])
-    model.compile(Proximal(keras.optimizers.SGD(0.05)), "mse", steps_per_execution=COPIES)
+    model.compile(Proximal(keras.optimizers.SGD(0.05)), "mse", steps_per_execution=1 if keras.backend.backend() == "torch" else COPIES)
     stop = keras.callbacks.EarlyStopping("loss", min_delta=1e-6 * float(np.mean(y**2)), patience=3)
     data = np.tile(x, (COPIES, 1)), np.tile(y, COPIES)
     return regularization_path(

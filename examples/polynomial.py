@@ -45,7 +45,9 @@ def powers(t, degree):
 def layer(penalty, degree):
     model = keras.Sequential([keras.Input((degree,)), keras.layers.Dense(1, kernel_regularizer=penalty)])
     inner = keras.optimizers.SGD(0.2, momentum=0.9, nesterov=True)
-    model.compile(Proximal(inner) if penalty is not None else inner, "mse", steps_per_execution=COPIES)
+    model.compile(
+        Proximal(inner) if penalty is not None else inner, "mse", steps_per_execution=1 if keras.backend.backend() == "torch" else COPIES
+    )
     return model
 
 

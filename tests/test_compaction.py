@@ -40,7 +40,11 @@ def networks():
 
 @pytest.mark.parametrize(("make", "seed", "floatx"), list(networks()), indirect=["floatx"])
 def test_random_networks(make, seed, floatx):
-    model = scatter(make(), seed)
+    model = make()
+    for number in (seed, *range(100, 104)):  # weights that leave something of the inputs
+        scatter(model, number)
+        if any(np.ptp(array) > 1e-6 for array in outputs(model, examples(model))):
+            break
     small = check(model, TOLERANCES[floatx])
     assert small.count_params() <= model.count_params()
 

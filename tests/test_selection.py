@@ -139,8 +139,9 @@ def test_logistic_path():
     assert_equal_paths(path.coefficients[..., 0], np.array([fit.coef_[0] for fit in fits]))
 
 
+@pytest.mark.skipif(BACKEND == "torch", reason="PyTorch's steps are not compiled.")
 def test_nothing_is_compiled_between_strengths():
-    """A loss is traced as often for four strengths as for one, in training and evaluation; on PyTorch it is called, not traced."""
+    """A loss is traced as often for four strengths as for one, in training and evaluation."""
     traced = []
 
     def loss(y, outputs):
@@ -152,7 +153,7 @@ def test_nothing_is_compiled_between_strengths():
         traced.clear()
         regularization_path(_with_loss(loss), X, Y, strengths, **STATED)
         counts.append(len(traced))
-    assert counts[0] == counts[1] / (4 if BACKEND == "torch" else 1) > 0
+    assert counts[0] == counts[1] > 0
 
 
 def _with_loss(loss):
@@ -349,7 +350,7 @@ def test_datasets():
     for dataset in datasets():
         model = linear(L1(0.1, proximal=True))
         assert float(strength_max(model, dataset)) == pytest.approx(LARGEST["lasso"][-1], rel=1e-5)
-        path = regularization_path(model, dataset, strengths=2, validation_data=dataset, epochs=2, verbose=0)
+        path = regularization_path(model, dataset, strengths=2, validation_data=dataset, epochs=2, shuffle=False, verbose=0)
         assert path.best().strength == path[1].strength
         with pytest.raises(ValueError, match="arrays"):
             regularization_path(model, dataset, strengths=2, cv=2, verbose=0)

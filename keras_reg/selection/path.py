@@ -80,7 +80,7 @@ def regularization_path(
         **fit_arguments: For `model.fit`: `epochs`, `batch_size`, `callbacks`, `sample_weight`, `class_weight` and the rest.
 
     Returns:
-        A `RegularizationPath`: `print` shows a table; `best()`, `best(rule="1se")`, `model()`, `refit(x, y)`, `plot()`, `coefficients`.
+        A `RegularizationPath`: `print` shows a table; `best()`, `best(one_se=True)`, `model()`, `refit(x, y)`, `plot()`, `coefficients`.
 
     Raises:
         ValueError, TypeError: before any training, where arguments do not fit each other or the model.

@@ -4,7 +4,7 @@ import math
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
 from keras_reg.models.compaction.activations import LAYERS, continuous, entrywise, name_of
 from keras_reg.models.compaction.constants import apply
@@ -256,14 +256,16 @@ class FixedNormalizationRule(ByChannel):
         return self.layer.input_mean is None
 
     def _values(self):
-        return [self.values("adapt_mean"), self.values("adapt_variance")] if self.found else super()._values()
+        if self.found:
+            return [self.values("adapt_mean"), self.values("adapt_variance")]
+        return [ops.convert_to_numpy(ops.convert_to_tensor(value)) for value in super()._values()]  # rounded as the layer rounds them
 
     def changed(self, constants, mean, variance):
         deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
         return constants * deviation + mean if self.layer.invert else (constants - mean) / deviation
 
     def slots(self):
-        if not self.found or self.units is None or not self.layer.adapt_mean.shape:
+        if not self.found or self.units is None or self.layer.axis is None:
             return []
         return [Slot(path, {0: self.units}) for path in ("adapt_mean", "adapt_variance")]
 
