@@ -368,6 +368,7 @@ REFUSED = {
     "negative drop": ({"macs": None, "metric_drop": -1, "validation_data": (X, Y)}, "`metric_drop` must be at least 0"),
     "no such metric": ({"monitor": "auc"}, "`monitor` must be one of .*'accuracy', 'loss'.*Received: monitor='auc'"),
     "epochs": ({"epochs": 0}, "`epochs` must be a whole number of at least 1"),
+    "a single update": ({"epochs": 1, "batch_size": 48}, "`epochs` must make for two updates or more.*Received: epochs=1"),
     "other argument": ({"initial_epoch": 3}, "nothing else. Received: initial_epoch=3"),
     "labels of the wrong shape": ({"y": np.ones((48, 3))}, r"outputs of shape \(None, 2\). Received: y of shape \(48, 3\)"),
     "fewer labels": ({"y": Y[:40]}, r"Received: y of shape \(40,\)"),

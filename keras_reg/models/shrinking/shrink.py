@@ -48,8 +48,7 @@ def shrink(
     ramped.compile(Proximal("adam"), loss)  # as the model is compiled
     ramp = keras.optimizers.schedules.PolynomialDecay(1.0, 2 * updates // 3, macs, power=3)
     ramped.fit(x, y, epochs=epochs, callbacks=[StrengthScheduler(ramp, freq=10)])  # in trainings of under 300 updates: 1, not 10
-    detach(ramped)
-    small = compact(ramped)
+    small = compact(strip(ramped))
     small.compile("adam", loss)
     small.fit(x, y, epochs=epochs)
     ```
@@ -104,6 +103,8 @@ def shrink(
     check_smallest(dense, of, budgets[0] * full, "metric_drop" if metric_drop is not None else of, full)
     data = {"x": x, "y": y, "validation_data": validation_data, "batch_size": batch_size}
     training = Training(dense, data, epochs, verbose, callbacks, fit_options)
+    if training.updates(dense) in (0, 1):
+        raise ValueError(f"Argument `epochs` must make for two updates or more, on the way down to a budget. Received: epochs={epochs}")
     before = metrics = training.metrics(dense)
     goal = Goal(dense, monitor, before, metric_drop)
     training.keep_in(backup_dir, dense, {"of": of, "budgets": budgets[:2], "goal": str(goal), "epochs": epochs})
