@@ -16,6 +16,7 @@ from matplotlib import colors, image
 from keras_reg.visualization.style import COLOURS
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "quickstart.py"
+sys.path.append(str(SCRIPT.parent))  # as Python does for a script
 NAMES = ["plain", "L1", "L1-prox", "L2", "L0-laplace", "GroupLasso", "GroupLasso-prox"]
 COMPACTED = "GroupLasso-prox-compacted"
 EPOCHS = 3
