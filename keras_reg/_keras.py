@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,7 +66,7 @@ ELSEWHERE = {
 }
 """What is looked for where it is used, and tests would miss."""
 
-_seen: set[tuple[str, type]] = set()
+_seen: collections.defaultdict[str, weakref.WeakSet] = collections.defaultdict(weakref.WeakSet)
 
 
 def check_classes() -> None:
@@ -76,13 +77,13 @@ def check_classes() -> None:
 
 def check(kind: str, instance: Any) -> None:
     """Raise a `RuntimeError` where the first of its class lacks one of these attributes."""
-    if (kind, type(instance)) not in _seen:
+    if type(instance) not in _seen[kind]:
         _say(
             f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}",
             [name for name in OF_INSTANCES[kind] if not hasattr(instance, name)],
             RuntimeError,
         )
-        _seen.add((kind, type(instance)))
+        _seen[kind].add(type(instance))
 
 
 def _say(whose: str, missing: list[str], error: type[Exception]) -> None:

@@ -65,13 +65,13 @@ class Lacking:
 @pytest.mark.parametrize("kind", _keras.OF_INSTANCES)
 def test_attributes(kind, monkeypatch):
     for name in _keras.OF_INSTANCES[kind]:
-        monkeypatch.setattr(_keras, "_seen", set())
+        _keras._seen.clear()
         with pytest.raises(RuntimeError, match=f"keras_reg needs `{name}` of an? {kind}, which Keras"):
             _keras.check(kind, Lacking(set(_keras.OF_INSTANCES[kind]) - {name}))
 
 
 def test_where_they_are_needed(monkeypatch):
-    monkeypatch.setattr(_keras, "_seen", set())
+    _keras._seen.clear()
     layer, optimizer = keras.layers.Dense(2), keras.optimizers.SGD()
     del layer.__dict__["_inbound_nodes"], optimizer.__dict__["_trainable_variables_indices"]
     with pytest.raises(RuntimeError, match="`_inbound_nodes` of a layer"):

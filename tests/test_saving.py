@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file"),
 ]
 
-X = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+X = np.random.default_rng(0).normal(size=(4, 4)).astype("float32")
 
 
 def model_with(penalty):

@@ -318,7 +318,7 @@ def test_direction_and_warm_starts():
         runs[warm] = path
     assert runs[True][0].scores == pytest.approx(runs[False][0].scores)
     assert runs[True][1].objective < runs[False][1].objective
-    ended = regularization_path(small(keras.optimizers.SGD(0.1)), X, Y, [1e3], patience=1, **{**STATED, "epochs": 50})
+    ended = regularization_path(small(keras.optimizers.SGD(0.4)), X, Y, [1e3], patience=1, **{**STATED, "epochs": 50})
     assert ended[0].epochs < 50
 
 

@@ -26,6 +26,13 @@ def take_over(one: Any, other: Any) -> None:
     take_over_states(one, other)
     for generator, ours in zip(seeds_of(one), seeds_of(other), strict=False):
         ours.state.assign(ops.copy(generator.state))
+    finish_state(other)
+
+
+def finish_state(layer: Any) -> None:
+    """Preprocessing computes with copies of its variables."""
+    if hasattr(layer, "finalize_state") and layer.variables:
+        layer.finalize_state()
 
 
 def take_over_states(one: Any, other: Any) -> None:

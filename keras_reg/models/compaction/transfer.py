@@ -9,7 +9,7 @@ from keras import ops
 from keras_reg.binding import seeds_of, variables_of
 from keras_reg.models.compaction.rule import Rule
 from keras_reg.models.compaction.slots import Slot
-from keras_reg.models.compaction.state import pairs, take_over, take_over_states
+from keras_reg.models.compaction.state import finish_state, pairs, take_over, take_over_states
 from keras_reg.models.compaction.units import Units
 from keras_reg.weights import own_variables, read
 
@@ -45,8 +45,7 @@ def transfer(rule: Rule, layer: Any, graph: Units) -> list[Source]:
             take_over(one, other)
         else:
             take_over_states(one, other)
-        if hasattr(other, "finalize_state") and other.variables:  # of preprocessing, which computes with copies of its variables
-            other.finalize_state()
+        finish_state(other)
     return made
 
 

@@ -265,7 +265,7 @@ class FixedNormalizationRule(ByChannel):
         return constants * deviation + mean if self.layer.invert else (constants - mean) / deviation
 
     def slots(self):
-        if not self.found or self.units is None or self.layer.axis is None:
+        if not self.found or self.units is None or np.size(self.layer.axis) == 0:
             return []
         return [Slot(path, {0: self.units}) for path in ("adapt_mean", "adapt_variance")]
 
