@@ -44,7 +44,7 @@ class HardConcreteGate(Gate):
     >>> from keras_reg.regularizers import HardConcreteL0
     >>> gate = HardConcreteGate(gate_regularizer=HardConcreteL0(0.5 / 60000, weights=394))  # inputs and outputs of a hidden unit
     >>> model = keras.Sequential([keras.Input((784,)), keras.layers.Dense(300, "relu"), gate, keras.layers.Dense(10)])
-    >>> [round(float(gate.gates()[0]), 2), round(float(gate.open_probability()[0]), 2)]
+    >>> [round(float(keras.ops.convert_to_numpy(z)[0]), 2) for z in (gate.gates(), gate.open_probability())]
     [1.0, 0.98]
 
     Reference: [Louizos, Welling and Kingma, 2018](https://arxiv.org/abs/1712.01312).
