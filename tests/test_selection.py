@@ -428,3 +428,13 @@ def test_a_folder_with_other_things_is_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ValueError, match="folder"):
         regularization_path(small(), X, Y, [0.1], folder=tmp_path, verbose=0)
+
+
+def test_code_in_a_model_is_run_where_the_caller_allows_it():
+    """As by `keras.models.load_model`."""
+    x = keras.Input((FEATURES,))
+    doubled = layers.Lambda(lambda z: 2 * z, output_shape=(FEATURES,))(x)
+    model = keras.Model(x, layers.Dense(1, kernel_regularizer=L1(0.1))(doubled))
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="model.*unsafe"):
+        regularization_path(model, X, Y, [0.1], verbose=0)

@@ -36,8 +36,7 @@ def unpack(packed: bytes, code: dict[str, Any] | None = None) -> Any:
         path.write_bytes(packed)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "(?s).*Skipping variable loading for optimizer")  # which had none yet
-            # Made in this session from a live model, not read from anybody's file: its code is the caller's own.
-            return keras.models.load_model(path, custom_objects=code, safe_mode=False)
+            return keras.models.load_model(path, custom_objects=code)
 
 
 def code_of(model: Any) -> dict[str, Any]:
