@@ -436,5 +436,5 @@ def test_code_in_a_model_is_run_where_the_caller_allows_it():
     doubled = layers.Lambda(lambda z: 2 * z, output_shape=(FEATURES,))(x)
     model = keras.Model(x, layers.Dense(1, kernel_regularizer=L1(0.1))(doubled))
     model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="model.*unsafe"):
+    with pytest.raises(ValueError, match=r"model.*unsafe"):
         regularization_path(model, X, Y, [0.1], verbose=0)
