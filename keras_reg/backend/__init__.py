@@ -29,6 +29,7 @@ def _chosen(name: str) -> Callable:
     return function
 
 
+alive = _chosen("alive")
 can_be_seen = _chosen("can_be_seen")
 class_ids = _chosen("class_ids")
 compiled = _chosen("compiled")
@@ -40,6 +41,7 @@ materialized = _chosen("materialized")
 nan_where = _chosen("nan_where")
 norm = _chosen("norm")
 numbers_suffice = _chosen("numbers_suffice")
+only = _chosen("only")
 outside_of_graphs = _chosen("outside_of_graphs")
 pick = _chosen("pick")
 read = _chosen("read")

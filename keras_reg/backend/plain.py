@@ -24,6 +24,16 @@ def scaled(x: Any, share: Any, alive: Any) -> Any:
     return ops.where(alive > 0, x * share, alive)
 
 
+def alive(x: Any) -> Any:
+    """Where `x` is not 0, for `only`."""
+    return ops.not_equal(x, 0)
+
+
+def only(x: Any, alive: Any) -> Any:
+    """`x` where it is alive, else 0, or NaN or infinite where it is that."""
+    return ops.where(ops.logical_and(ops.logical_not(alive), ops.isfinite(x)), ops.zeros_like(x), x)
+
+
 def smallest(sizes: Any, number: Any) -> Any:
     """Which of a vector without NaN or negative numbers are its `number` smallest, of equals the later ones: a boolean vector."""
     kth = ops.take(ops.sort(sizes), ops.maximum(number - 1, 0))

@@ -21,12 +21,38 @@ def scaled(x, share, alive):
     return torch.addcmul(x.new_zeros(()), x, share)
 
 
+def alive(x):
+    # On processors products with numbers take a fraction of the time that truth values take.
+    return torch.ne(x, 0, out=torch.empty_like(x))
+
+
+def only(x, alive):
+    return torch.addcmul(x.new_zeros(()), x, alive.to(x.dtype))
+
+
 def smallest(sizes, number):
-    if isinstance(number, torch.Tensor) or sizes.dtype != torch.float32:
+    if sizes.dtype != torch.float32:
         return plain.smallest(sizes, number)
-    # The bits of these numbers are in the order of the numbers; with their places none is equal to another.
-    keys = (sizes.view(torch.int32).long() << 32) - torch.arange(len(sizes), device=sizes.device)
-    return keys <= torch.kthvalue(keys, number).values if number else torch.zeros_like(sizes, dtype=torch.bool)
+    # The bits of these numbers are in the order of the numbers: two rounds of counting find those of the last one, where sorting and
+    # selecting take four times as long.
+    number = torch.as_tensor(number, dtype=torch.int64, device=sizes.device)
+    bits = sizes.view(torch.int32)
+    high = bits >> 16
+    first, fewer = _counted(high, number, 2**15)
+    second, fewer_still = _counted(torch.where(high == first, bits & 0xFFFF, 2**16), number - fewer, 2**16 + 1)
+    last = ((first << 16) + second).to(torch.int32)
+    equal = bits == last
+    seen = equal.cumsum(0, dtype=torch.int32)
+    return (bits < last) | (equal & (seen > seen[-1] - (number - fewer - fewer_still)))
+
+
+def _counted(values, number, end):
+    """Of whole numbers below `end` the `number`-th smallest, and how many are smaller."""
+    ones = torch.ones((), dtype=torch.int32, device=values.device).expand(len(values))
+    counts = torch.zeros(end, dtype=torch.int32, device=values.device).index_add_(0, values, ones)
+    upto = counts.cumsum(0)
+    found = torch.searchsorted(upto, number)
+    return found, upto.take(found) - counts.take(found)
 
 
 def can_be_seen(tensor):

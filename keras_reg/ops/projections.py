@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_reg._validation import one_of, received, whole_number
-from keras_reg.backend import norm, smallest
+from keras_reg.backend import norm, only, smallest
 from keras_reg.ops.dtypes import like, widen
 from keras_reg.ops.groups import group_axes
 
@@ -109,7 +109,7 @@ def keep_n_of_m(x: Any, n: Any, m: int, axis: int = -2, step: Any = 1.0) -> Any:
         n = whole_number(n, "n", at_least=1)
         if n > m:
             raise ValueError(f"Argument `n` must be at most `m`, which is {m}. Received: n={n}")
-    return ops.cast(without(x, all_but_n_of_m(magnitudes(x, step), n, m, axis)), dtype)
+    return ops.cast(only(x, ops.logical_not(all_but_n_of_m(magnitudes(x, step), n, m, axis))), dtype)
 
 
 def all_but_n_of_m(sizes: Any, n: Any, m: int, axis: int = -2) -> Any:
@@ -195,17 +195,13 @@ def number_of(sparsity: Any, size: int) -> Any:
     return ops.clip(ops.cast(ops.ceil(ops.cast(sparsity, "float32") * factor), "int32"), 0, max(0, size - 1))
 
 
-def without(x: Any, drop: Any) -> Any:
-    return ops.where(ops.logical_and(drop, ops.isfinite(x)), ops.zeros_like(x), x)
-
-
 def _project(x: Any, sparsity: Any, step: Any, units: Units) -> Any:
     x, dtype = widen(x)
     sizes = units.sizes(magnitudes(x, step))
     if sizes.shape[0] == 0:
         return ops.cast(x, dtype)
     drop = smallest(sizes, number_of(sparsity, sizes.shape[0]))
-    return ops.cast(without(x, units.spread(drop, x.shape)), dtype)
+    return ops.cast(only(x, ops.logical_not(units.spread(drop, x.shape))), dtype)
 
 
 def block_of(value: Any, name: str) -> tuple[int, int]:

@@ -294,7 +294,7 @@ class Proximal(keras.optimizers.Optimizer):
                 inside.pop("_update_model_variables_moving_average", None)
 
     def _update(self, grads: Sequence[Any], variables: Sequence[Any], learning_rate: Any) -> None:
-        inner, zero = self.inner_optimizer, self.counted.zeros(variables)
+        inner, alive = self.inner_optimizer, self.counted.alive(variables)
         type(inner)._backend_update_step(inner, grads, variables, learning_rate)
         rate, past = self._rate(learning_rate)
         if past is not None:
@@ -303,7 +303,7 @@ class Proximal(keras.optimizers.Optimizer):
         for variable, values in self._proxed(variables, steps):
             step_sizes.remember(inner, variable, values, rate)
             variable.assign(values)
-        self.counted.apply(variables, zero, steps, rate)
+        self.counted.apply(variables, alive, steps, rate)
 
     def _rate(self, learning_rate: Any) -> tuple[Any, Any]:
         """The step of the prox without a metric, and what is to be remembered of it, if anything is."""

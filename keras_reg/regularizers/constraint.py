@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_reg._registration import register
 from keras_reg._validation import axes, boolean, one_of, real_number, step_size, whole_number
-from keras_reg.backend import smallest
+from keras_reg.backend import only, smallest
 from keras_reg.ops.dtypes import at_most, like, widen
 from keras_reg.ops.groups import group_axes
 from keras_reg.ops.projections import (
@@ -20,7 +20,6 @@ from keras_reg.ops.projections import (
     check_pattern,
     magnitudes,
     number_of,
-    without,
 )
 from keras_reg.regularizers.arguments import pair
 from keras_reg.regularizers.penalty import Penalty
@@ -63,7 +62,7 @@ class Constraint(Penalty):
         step = step_size(step, w)
         w, dtype = widen(w, "w")
         self.check_shape(w.shape)
-        return ops.cast(without(w, self.dropped([self], [w], [step])[0]), dtype)
+        return ops.cast(only(w, ops.logical_not(self.dropped([self], [w], [step])[0])), dtype)
 
     def dropped(self, parts: Sequence["Constraint"], tensors: Sequence[Any], steps: Sequence[Any]) -> list[Any]:
         """Where the projection of weights of one pool together is 0, in shapes that broadcast to theirs.
