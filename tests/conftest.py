@@ -15,12 +15,19 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+# XLA's optimizations cost the tests more than they gain.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 if os.environ["KERAS_BACKEND"] not in ("tensorflow", "jax", "torch"):
     raise ValueError(f"KERAS_BACKEND must be tensorflow, jax or torch. Received: {os.environ['KERAS_BACKEND']!r}")
 
 import keras
 import pytest
 from hypothesis import HealthCheck, settings
+
+# Examples and notebooks run on the backend of which they show results; what they call is tested on each.
+if keras.backend.backend() != "tensorflow":
+    collect_ignore_glob = ["test_*_example.py", "test_notebooks.py", "test_tuner.py"]
 
 # The first call of a shape compiles: a time limit would say nothing about the law.
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])

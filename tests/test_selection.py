@@ -210,7 +210,7 @@ def chosen():
     """A path with folds, which nothing below changes."""
     keras.utils.set_random_seed(0)
     model = linear(L1(0.1, proximal=True), metrics=["mae"])
-    return model, regularization_path(model, X, Y, GRID, cv=2, epochs=40, batch_size=40, verbose=0, seed=0)
+    return model, regularization_path(model, X, Y, GRID, cv=2, epochs=10, batch_size=40, verbose=0, seed=0)
 
 
 def test_folds(chosen):
@@ -224,7 +224,7 @@ def test_folds(chosen):
             Y[train],
             [2.0, 0.5, 0.1, 0.02],
             validation_data=(X[held], Y[held]),
-            epochs=40,
+            epochs=10,
             batch_size=40,
             verbose=0,
             seed=0,
