@@ -19,10 +19,10 @@ import keras
 import numpy as np
 from keras import KerasTensor, ops
 
-from keras_reg._keras import unlocked
-from keras_reg.backend import distribution_scope, loss_sees_the_optimizer, outside_of_graphs, read
+from keras_reg.backend import loss_sees_the_optimizer, outside_of_graphs, read
 from keras_reg.ops.dtypes import widen
 from keras_reg.running import build_optimizers, in_train_step, optimizers_in, readers, running_models
+from keras_reg.strength_variable import StrengthVariable, forget_compiled_steps
 from keras_reg.weights import layers_of, own_variables
 
 REGULARIZER_ATTRIBUTE = re.compile(r"_?(?!activity)\w*regularizer")
@@ -370,50 +370,8 @@ def make_movable(model: Any, variables: Iterable[Any]) -> None:
             for variable in own_variables(layer):
                 if id(variable) in wanted:
                     own = wanted.pop(id(variable)).regularizer
-                    own._state = _Strength.on(layer, variable, own.strength, model)
+                    own._state = StrengthVariable.on(layer, variable, own.strength, model)
         forget_compiled_steps(model)
-
-
-class _Strength(keras.random.SeedGenerator):
-    """State that is no weight, of which Keras knows seeds alone: in `variables`, in no weight file, count or summary."""
-
-    def __init__(self, value: float, dtype: str, name: str):
-        super().__init__(seed=0, name=name)
-        self.state = keras.Variable(value, trainable=False, dtype=dtype, aggregation="only_first_replica", name=name)
-
-    @classmethod
-    def on(cls, layer: Any, variable: Any, value: float, model: Any) -> "_Strength":
-        with distribution_scope(model):
-            made = cls(value, wide(variable), f"{variable.name}_strength")
-        with unlocked(layer):
-            setattr(layer, f"_{made.name}", made)
-        return made
-
-
-def variables_of(layer: Any) -> list[Any]:
-    """All variables of a layer but those of strengths that move, which come and go."""
-    strengths = {id(generator.state) for one in layers_of(layer) for generator in one._seed_generators if isinstance(generator, _Strength)}
-    return [variable for variable in layer.variables if id(variable) not in strengths]
-
-
-def seeds_of(layer: Any) -> list[Any]:
-    """The random numbers of this very layer."""
-    return [generator for generator in layer._seed_generators if not isinstance(generator, _Strength)]
-
-
-def wide(variable: Any) -> str:
-    """The dtype in which the prox of the variable is computed."""
-    return "float64" if keras.backend.standardize_dtype(variable.dtype) == "float64" else "float32"
-
-
-def forget_compiled_steps(model: Any) -> None:
-    """Have the steps of training and evaluation traced anew, which hold the penalties as they were."""
-    for layer in layers_of(model):
-        if isinstance(layer, keras.Model):
-            if layer.train_function is not None:
-                layer.make_train_function(force=True)
-            if layer.test_function is not None:
-                layer.make_test_function(force=True)
 
 
 def move(strengths: Iterable[tuple[Any, float]]) -> None:

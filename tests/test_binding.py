@@ -235,13 +235,19 @@ def test_an_interrupted_first_step_leaves_an_optimizer_that_can_be_built():
         return model, model.optimizer
 
     model, optimizer = fresh()
-    number = lines_of(lambda: optimizer.build(model.trainable_variables), ["optimizers/proximal.py", "keras_reg/binding.py"])()
+    number = lines_of(
+        lambda: optimizer.build(model.trainable_variables),
+        ["optimizers/proximal.py", "keras_reg/binding.py", "keras_reg/strength_variable.py"],
+    )()
     expected = len(optimizer.variables)
     assert number > 20
     for stop in range(1, number + 1, 3):
         model, optimizer = fresh()
         with pytest.raises(KeyboardInterrupt):
-            lines_of(lambda m=model, o=optimizer: o.build(m.trainable_variables), ["optimizers/proximal.py", "keras_reg/binding.py"])(stop)
+            lines_of(
+                lambda m=model, o=optimizer: o.build(m.trainable_variables),
+                ["optimizers/proximal.py", "keras_reg/binding.py", "keras_reg/strength_variable.py"],
+            )(stop)
         optimizer.build(model.trainable_variables)
         assert len(optimizer.variables) == expected
         assert optimizer.applies_prox_to(model.trainable_variables[0])

@@ -27,7 +27,7 @@ FLOORS = (
     {"_keras", "_loading", "_registration", "_validation", "_version"},
     {"backend"},
     {"_labels", "ops", "weights"},
-    {"running"},
+    {"running", "strength_variable"},
     {"binding"},
     {"regularizers"},
     {"layers", "losses", "metrics", "optimizers", "testing"},

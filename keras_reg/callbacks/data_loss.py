@@ -9,7 +9,7 @@ from keras import ops, tree
 
 from keras_reg._keras import check
 from keras_reg.backend import distribution_scope, replicas, steps_follow_the_metrics
-from keras_reg.binding import forget_compiled_steps
+from keras_reg.strength_variable import forget_compiled_steps
 
 _trackers: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 

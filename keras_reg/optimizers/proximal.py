@@ -12,42 +12,22 @@ from keras import ops
 
 from keras_reg._keras import check
 from keras_reg._registration import register
-from keras_reg._validation import boolean, non_negative, one_of, shown
+from keras_reg._validation import boolean, non_negative, one_of
 from keras_reg.backend import numbers_suffice, outside_of_graphs, read
-from keras_reg.binding import has_flowed, is_constraint, is_proximal, is_record, join, kind_of, move, record, structure_of, wide
+from keras_reg.binding import has_flowed, is_constraint, is_proximal, is_record, join, kind_of, move, record, structure_of
 from keras_reg.optimizers import step_sizes
 from keras_reg.optimizers.counted import Counted
 from keras_reg.optimizers.strength_file import StrengthFile
 from keras_reg.optimizers.together import stacked, together, unstacked
+from keras_reg.optimizers.wrapper import Wrapper
 from keras_reg.regularizers.structural import Groups
+from keras_reg.strength_variable import wide
 
 METRICS = ("auto", "euclidean", "preconditioned")
-REFUSED = {
-    keras.optimizers.LossScaleOptimizer: "it belongs outside: `LossScaleOptimizer(Proximal(optimizer))`",
-}
-for _name, _reason in {
-    "MultiOptimizer": "it belongs outside: give each of its optimizers a `Proximal` of its own",
-    "ScheduleFreeAdamW": "it trains an interpolation of two sequences of weights, and a prox on that is a prox on neither",
-}.items():
-    if hasattr(keras.optimizers, _name):  # newer Keras
-        REFUSED[getattr(keras.optimizers, _name)] = _reason
-OF_THE_INNER = (
-    "learning_rate",
-    "weight_decay",
-    "clipnorm",
-    "global_clipnorm",
-    "clipvalue",
-    "use_ema",
-    "ema_momentum",
-    "ema_overwrite_frequency",
-    "loss_scale_factor",
-    "gradient_accumulation_steps",
-)
-"""Arguments of every Keras optimizer that the inner one keeps."""
 
 
 @register
-class Proximal(keras.optimizers.Optimizer):
+class Proximal(Wrapper):
     """Any Keras optimizer, followed after each update by the proximal map of every penalty with `proximal=True`.
 
     With `z` the weights after an update of the inner optimizer, each penalised variable becomes
@@ -108,11 +88,7 @@ class Proximal(keras.optimizers.Optimizer):
     """
 
     def __init__(self, inner_optimizer: Any, metric: str = "auto", name: str | None = None, keep_zeros: bool = False, **kwargs: Any):
-        for argument, value in kwargs.items():
-            if argument not in OF_THE_INNER:
-                raise TypeError(f"Proximal has no argument `{argument}`. Received: {argument}={value!r}")
-            raise ValueError(f"Argument `{argument}` belongs to the inner optimizer: set it there. Received: {argument}={value!r}")
-        inner = _optimizer(inner_optimizer)
+        inner = self.checked(inner_optimizer, kwargs)
         check("optimizer", inner)
         own_metric = step_sizes.preconditioned(inner)
         one_of(metric, METRICS, "metric")
@@ -121,8 +97,7 @@ class Proximal(keras.optimizers.Optimizer):
                 f"Argument `metric` must be 'euclidean' or 'auto' with {type(inner).__name__}, which has no diagonal metric "
                 f"(Adam, AdamW, Nadam, Adamax, RMSprop, Adagrad and Ftrl have one). Received: metric={metric!r}"
             )
-        super().__init__(learning_rate=0.0, name=name)
-        self.inner_optimizer = inner
+        super().__init__(inner, name)
         self.metric = metric if metric != "auto" else "euclidean" if own_metric is None else "preconditioned"
         self.keep_zeros = boolean(keep_zeros, "keep_zeros")
         self.counted = Counted(self)
@@ -373,28 +348,6 @@ class Proximal(keras.optimizers.Optimizer):
         # Not the learning rate and iterations that Keras's constructor made: the inner optimizer has those.
         return [*([] if self._strengths is None else [self._strengths]), *self.inner_optimizer.variables]
 
-    @property
-    def iterations(self) -> Any:
-        return self.inner_optimizer.iterations
-
-    @property
-    def learning_rate(self) -> Any:
-        return self.inner_optimizer.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, learning_rate: Any) -> None:
-        self.inner_optimizer.learning_rate = learning_rate
-
-    def apply_gradients(self, grads_and_vars: Any) -> Any:
-        super().apply_gradients(grads_and_vars)
-        return self.iterations
-
-    def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
-        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
-
-    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
-        self.inner_optimizer.finalize_variable_values(var_list)
-
     def __repr__(self) -> str:
         kept = ", keep_zeros=True" if self.keep_zeros else ""
         return f"Proximal({type(self.inner_optimizer).__name__}, metric={self.metric!r}{kept})"
@@ -437,38 +390,3 @@ def _all_or_nothing(optimizer: Any) -> Iterator[None]:
         optimizer.built = False
         del optimizer._variables[before:]
         raise
-
-
-def _optimizer(inner: Any) -> Any:
-    try:
-        optimizer = keras.optimizers.get(inner)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        optimizer, cause = None, error
-    else:
-        cause = None
-    if not isinstance(optimizer, keras.optimizers.Optimizer):
-        raise TypeError(
-            f"Argument `inner_optimizer` must be a Keras optimizer, its name or its config. Received: inner_optimizer={shown(inner)}"
-        ) from cause
-    if isinstance(optimizer, Proximal):
-        raise ValueError(f"Argument `inner_optimizer` must not be a Proximal itself. Received: inner_optimizer={inner!r}")
-    for kind, reason in REFUSED.items():
-        if isinstance(optimizer, kind):
-            raise ValueError(f"Argument `inner_optimizer` must not be {kind.__name__}: {reason}. Received: inner_optimizer={inner!r}")
-    return optimizer
-
-
-def _forwarded(name: str) -> property:
-    def read(self):
-        return getattr(self.inner_optimizer, name)
-
-    def write(self, value):
-        # Keras's constructor sets its own before there is an inner optimizer.
-        if hasattr(self, "inner_optimizer"):
-            setattr(self.inner_optimizer, name, value)
-
-    return property(read, write)
-
-
-for _name in (*OF_THE_INNER[1:], "_model_variables_moving_average"):
-    setattr(Proximal, _name, _forwarded(_name))

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from keras_reg.binding import variables_of
+from keras_reg.strength_variable import variables_of
 from keras_reg.weights import layers_of, read
 
 

@@ -5,11 +5,12 @@ from typing import Any
 
 import keras
 
-from keras_reg.binding import forget_compiled_steps, is_proximal, join
+from keras_reg.binding import is_proximal, join
 from keras_reg.models.attachment.carrier import carried, carry, original_class, present, restore
 from keras_reg.models.attachment.rebuilt import rebuilt_weights, same_regularizer, units
 from keras_reg.models.attachment.slots import Slots
 from keras_reg.running import proximal_optimizers
+from keras_reg.strength_variable import forget_compiled_steps
 
 
 class Assignment:

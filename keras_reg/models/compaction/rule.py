@@ -7,12 +7,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_reg.binding import variables_of
 from keras_reg.models.compaction.making import config_of, is_own, made_again
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.slots import Matrix, Slot, resolve
 from keras_reg.models.compaction.state import take_over_early
 from keras_reg.models.compaction.units import Units
+from keras_reg.strength_variable import variables_of
 from keras_reg.weights import read
 
 

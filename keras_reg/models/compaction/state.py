@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_reg.binding import seeds_of
+from keras_reg.strength_variable import seeds_of
 
 
 def pairs(layer: Any, other: Any) -> list[tuple[Any, Any]]:

@@ -6,11 +6,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_reg.binding import seeds_of, variables_of
 from keras_reg.models.compaction.rule import Rule
 from keras_reg.models.compaction.slots import Slot
 from keras_reg.models.compaction.state import finish_state, pairs, take_over, take_over_states
 from keras_reg.models.compaction.units import Units
+from keras_reg.strength_variable import seeds_of, variables_of
 from keras_reg.weights import own_variables, read
 
 Source = tuple[keras.Variable, keras.Variable | None, Slot | None]

@@ -5,7 +5,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_reg.binding import seeds_of, variables_of
 from keras_reg.models.compaction.activations import continuous, entrywise
 from keras_reg.models.compaction.constants import apply
 from keras_reg.models.compaction.narrowed import Narrowed, narrowed
@@ -14,6 +13,7 @@ from keras_reg.models.compaction.rules.einsum import EinsumDenseRule
 from keras_reg.models.compaction.rules.merging import Entrywise, product
 from keras_reg.models.compaction.rules.nested import Wrapper
 from keras_reg.models.compaction.signals import Signal
+from keras_reg.strength_variable import seeds_of, variables_of
 from keras_reg.weights import own_variables
 
 
