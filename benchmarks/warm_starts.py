@@ -28,7 +28,7 @@ def lasso(warm, most):
     x = ((x - x.mean(axis=0)) / x.std(axis=0)).astype("float32")
     y = (x[:, :10] @ generator.normal(size=10) + generator.normal(size=500)).astype("float32")
     model = keras.Sequential([keras.Input((100,)), layers.Dense(1, kernel_regularizer=L1(0.1, proximal=True))])
-    rate = 0.5 / np.linalg.eigvalsh(x.T @ x / len(x))[-1]
+    rate = float(0.5 / np.linalg.eigvalsh(x.T @ x / len(x))[-1])
     inner = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
     model.compile(Proximal(inner), "mse", steps_per_execution=1 if keras.backend.backend() == "torch" else COPIES)
     stop = keras.callbacks.EarlyStopping("loss", min_delta=1e-6 * float(np.mean(y**2)), patience=3)

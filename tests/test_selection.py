@@ -194,6 +194,8 @@ def test_a_path_goes_on_where_it_was_broken_off(tmp_path):
     assert fits.count == 0
     with pytest.raises(ValueError, match=r"folder.*seed=3"):
         regularization_path(model, X, Y, strengths, folder=tmp_path / "path", **{**STATED, "seed": 4})
+    with pytest.raises(ValueError, match=r"folder.*data="):
+        regularization_path(model, -X, Y, strengths, folder=tmp_path / "path", **STATED)
     # What people read.
     about = json.loads((tmp_path / "path" / "path.json").read_text())
     assert about["strengths"] == strengths

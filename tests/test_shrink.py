@@ -305,6 +305,8 @@ def test_as_far_as_the_metric_holds(tmp_path):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(two))
     with pytest.raises(ValueError, match=r"`backup_dir` must be a new folder.*other epochs"):
         shrunk(model, backup_dir=tmp_path, **{**options, "epochs": 3})
+    with pytest.raises(ValueError, match="other data"):
+        shrunk(model, -X, backup_dir=tmp_path, **options)
     model.layers[0].bias.assign(model.layers[0].bias + 1)
     with pytest.raises(ValueError, match=r"other .*weights"):
         shrunk(model, backup_dir=tmp_path, **options)

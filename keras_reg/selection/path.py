@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_reg._validation import boolean, greater_than, items, one_of, received, whole_number
 from keras_reg.binding import is_penalty
+from keras_reg.models.fingerprint import fingerprint
 from keras_reg.selection.data import Data, validation_of
 from keras_reg.selection.executors import check_executor, run_all
 from keras_reg.selection.folder import Folder, Point
@@ -138,6 +139,7 @@ def regularization_path(
         "falling": falling,
         "warm_start": warm_start,
         "sets": {name: len(part) if part.cuttable else None for name, (part, _) in sets.items()},
+        "data": fingerprint([(part.x, part.y, part.sample_weight) for part in (data, validation) if part is not None]),
         "weights": [[list(w.shape), _in_words(w.regularizer)] for w in model.weights],
         "epochs": fit_arguments.get("epochs", 1),
         "seed": seed,

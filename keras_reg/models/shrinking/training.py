@@ -1,6 +1,5 @@
 """What the trainings of `shrink` have in common: data, callbacks, and a folder in which they are kept."""
 
-import hashlib
 import inspect
 import json
 import math
@@ -13,6 +12,7 @@ from typing import Any
 import keras
 
 from keras_reg._validation import received
+from keras_reg.models.fingerprint import fingerprint
 from keras_reg.models.shrinking.ramp import accumulated
 
 OPTIONS = ("class_weight", "sample_weight", "shuffle", "steps_per_epoch", "validation_steps", "validation_batch_size", "validation_freq")
@@ -139,8 +139,12 @@ class Training:
             return
         self._folder = pathlib.Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
-        weights = hashlib.sha256(b"".join(keras.ops.convert_to_numpy(w).tobytes() for w in model.weights)).hexdigest()
-        self._job = {"job": {**job, "weights": weights}, "seconds": {}}
+        given = {
+            "weights": fingerprint(*(weight.value for weight in model.weights)),
+            "data": fingerprint(self.data),
+            "batch_size": self.data["batch_size"],
+        }
+        self._job = {"job": {**job, **given}, "seconds": {}}
         if (file := self._folder / "shrink.json").exists():
             kept = json.loads(file.read_text())
             if kept["job"] != self._job["job"]:
