@@ -10,6 +10,7 @@ import numpy as np
 from keras_reg._validation import greater_than, received, whole_number
 from keras_reg.binding import is_proximal
 from keras_reg.models.attachment.attach import attach
+from keras_reg.models.fingerprint import fingerprint
 from keras_reg.optimizers import Proximal
 from keras_reg.regularizers import GroupLasso
 from keras_reg.running import proximal_optimizers
@@ -131,7 +132,8 @@ def select_features(
         # The penalties of other weights do not move.
         start = strength_max(copy, data.x, data.y, data.sample_weight, data.class_weight).weights[weight.path] / 1000
     start = greater_than(start, 0, "start")
-    about = {"k": k, "start": start, "ratio": ratio, "seed": seed, "epochs": fit_arguments.get("epochs", 1), "examples": len(data)}
+    about = {"k": k, "start": start, "ratio": ratio, "seed": seed, "epochs": fit_arguments.get("epochs", 1)}
+    about["data"] = fingerprint(data.x, data.y, data.sample_weight)
     kept = Folder(folder)
     steps = math.ceil(math.log(FARTHEST) / math.log(ratio)) + 1
     strengths = kept.begin(about, lambda: [start * ratio**step for step in range(steps)])["strengths"]
