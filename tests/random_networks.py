@@ -416,7 +416,8 @@ def attention_layers(x, r):
 SEQUENCES = {
     f.__name__: f
     for f in (
-        *(lstm, gru, simple_rnn, states, states_of_both, bidirectional, attention, cross_attention, masked_attention, grouped_attention, einsum_heads),
+        *(lstm, gru, simple_rnn, states, states_of_both, bidirectional, attention, cross_attention, masked_attention),
+        *(grouped_attention, einsum_heads),
         *(causal, conv_1d, borders_1d, distributed, repeated, joined_in_time, sequence_residual, products, mixed_in_time),
         *(attention_by_hand, attention_at_once, einsum_attention, attention_layers),
     )
