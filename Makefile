@@ -67,7 +67,7 @@ $(VENV)/.test: pyproject.toml | $(RUN)
 $(OLDEST)/.test: pyproject.toml
 	@$(PYTHON) -m venv $(OLDEST)
 	@$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check $(OLDEST_VERSIONS) \
-		'hypothesis>=6.100' 'matplotlib>=3.8' 'pandas>=2' 'pytest>=8' 'pytest-xdist>=3.5' 'scikit-learn>=1.4' 'scipy>=1.11' || { echo "$(OFFLINE)"; exit 1; }
+		'hypothesis>=6.100' 'matplotlib>=3.8' 'pandas>=2' 'pytest>=8' 'pytest-xdist>=3.5' 'scikit-learn>=1.4' 'scipy>=1.11' 'skglm>=0.4' || { echo "$(OFFLINE)"; exit 1; }
 	@$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e . || { echo "$(OFFLINE)"; exit 1; }
 	@touch $@
 
