@@ -33,7 +33,8 @@ test-all: $(VENV)/.backends  ## The whole suite on TensorFlow, JAX and PyTorch, 
 	set -e; for backend in $(BACKENDS); do KERAS_BACKEND=$$backend $(PYTEST) $(ARGS); done
 
 test-oldest: $(OLDEST)/.test  ## The suite on the oldest versions that pyproject.toml allows, without what needs KerasHub
-	KERAS_BACKEND=tensorflow $(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -p no:cacheprovider $(OLDEST_IGNORED) $(ARGS)
+	KERAS_BACKEND=tensorflow $(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -p no:cacheprovider $(OLDEST_IGNORED) \
+		-k 'not BERT-like and not ViT-like' $(ARGS)
 
 test-device: $(VENV)/.backends  ## What depends on the device, on that which JAX and PyTorch find: laws, steps, losses, strengths
 	set -e; for backend in jax torch; do KERAS_BACKEND=$$backend $(RUN) -m pytest $(ON_DEVICE) $(ARGS); done
@@ -66,7 +67,7 @@ $(VENV)/.test: pyproject.toml | $(RUN)
 $(OLDEST)/.test: pyproject.toml
 	@$(PYTHON) -m venv $(OLDEST)
 	@$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check $(OLDEST_VERSIONS) \
-		'hypothesis>=6.100' 'matplotlib>=3.8' 'pandas>=2' 'pytest>=8' 'pytest-xdist>=3.5' 'scikit-learn>=1.4' 'scipy>=1.11' || { echo "$(OFFLINE)"; exit 1; }
+		'hypothesis>=6.100' 'matplotlib>=3.8' 'pandas>=2' 'pytest>=8' 'pytest-xdist>=3.5' 'scikit-learn>=1.4' 'scipy>=1.11' 'skglm>=0.4' || { echo "$(OFFLINE)"; exit 1; }
 	@$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e . || { echo "$(OFFLINE)"; exit 1; }
 	@touch $@
 

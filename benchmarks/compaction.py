@@ -29,8 +29,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_reg.models import compact, compaction_plan, structural_groups
-from keras_reg.models.compaction.groups import zero
+from keras_reg.models import compact, compaction_plan, structural_groups, zero_groups
 
 logging.getLogger("tensorflow").setLevel("ERROR")  # which warns of compiling as many models as are timed
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -103,13 +102,13 @@ def masked(model, share, generator):
         layers_of_groups.setdefault(producers, []).append(group)
     for groups in layers_of_groups.values():
         chosen = generator.choice(len(groups), round(share * len(groups)), replace=False)
-        zero([groups[index] for index in chosen])
+        zero_groups([groups[index] for index in chosen])
     return model
 
 
 def masked_at_random(model, share, generator):
     """Sets each group to zero with this probability."""
-    zero([group for group in structural_groups(model) if generator.random() < share])
+    zero_groups([group for group in structural_groups(model) if generator.random() < share])
     return model
 
 

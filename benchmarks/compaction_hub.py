@@ -18,8 +18,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_reg.models import compact, structural_groups
-from keras_reg.models.compaction.groups import zero
+from keras_reg.models import compact, structural_groups, zero_groups
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from hub_backbones import backbones, inputs, kind_of, randomized, with_head
@@ -33,7 +32,7 @@ def measure(make):
     random = np.random.default_rng(0)
     model = randomized(with_head(make()), random)
     groups = structural_groups(model)
-    zero([group for group in groups if random.random() < 0.5])
+    zero_groups([group for group in groups if random.random() < 0.5])
     x = inputs(model, random)
     start = time.perf_counter()
     small = compact(model)

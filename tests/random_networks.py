@@ -93,6 +93,19 @@ def unknown(x, r):
     return L.Normalization(mean=0.3, variance=2.0)(x) if r.random() < 0.5 else L.Lambda(lambda y: ops.sin(y), output_shape=x.shape[1:])(x)
 
 
+def arrays(x, r):
+    """Numbers that are the same for all examples."""
+    numbers = r.normal(size=(*x.shape[1:-1], width(x))).astype("float32")
+    kind = r.integers(4)
+    if kind == 0:
+        return ops.where(numbers > 0, x, L.Dense(width(x), activation(r))(x))
+    if kind == 1:
+        return x / (1 + np.abs(numbers))
+    if kind == 2:
+        return ops.where(x > 0.2, numbers, 0.5)
+    return ops.cast(x > 0.2, x.dtype) + ops.round(x) * numbers
+
+
 def picked(x, r):
     """All units, in another order or by parts, one of them twice."""
     kind = r.integers(3)
@@ -122,7 +135,7 @@ COMMON = {
     f.__name__: f
     for f in (
         *(batch_normalization, operators, activations, prelu, noise, barrier, einsum, dense, shared, nested, nested_sequential),
-        *(rescaling, literal, unknown, picked, split, norms),
+        *(rescaling, literal, unknown, arrays, picked, split, norms),
     )
 }
 
@@ -283,6 +296,11 @@ def bidirectional(x, r):
     return L.Concatenate()(y) if mode is None else y
 
 
+def states_of_both(x, r):
+    _, *state = L.Bidirectional(L.GRU(4, return_state=True))(x)
+    return L.Bidirectional(L.GRU(4, return_sequences=True), merge_mode=["concat", "sum"][r.integers(2)])(x, initial_state=state)
+
+
 def attention(x, r):
     # Keras on JAX takes keys and values of one width only.
     wide = 4 if keras.backend.backend() == "jax" else int(r.integers(2, 5))
@@ -346,13 +364,20 @@ def products(x, r):
     return ops.matmul(ops.softmax(ops.matmul(x, ops.transpose(x, (0, 2, 1)))), x)
 
 
+def mixed_in_time(x, r):
+    """By a fixed matrix."""
+    numbers = np.tri(x.shape[1], dtype="float32") / x.shape[1]
+    return ops.matmul(numbers, x) if r.random() < 0.5 else ops.einsum("bsf,st->btf", x, ops.convert_to_tensor(numbers, x.dtype))
+
+
 def attention_by_hand(x, r):
     """Heads by a reshape."""
     steps = x.shape[1]
     q, k, v = (L.Dense(6, use_bias=bool(r.integers(2)))(x) for _ in range(3))
     if r.random() < 0.5:
         q, k, v = (ops.transpose(ops.reshape(y, (-1, steps, 3, 2)), (0, 2, 1, 3)) for y in (q, k, v))
-        scores = L.Softmax()(ops.matmul(q, ops.swapaxes(k, 2, 3)) * 0.5 + np.tri(steps, dtype="float32"))
+        scores = ops.where(np.tri(steps) > 0, ops.matmul(q, ops.swapaxes(k, 2, 3)) * 0.5, -1e9)
+        scores = L.Softmax()(scores + np.tri(steps, dtype="float32"))
         y = L.Permute((2, 1, 3))(ops.matmul(L.Dropout(0.1)(scores), v))
     else:
         q, k, v = (L.Reshape((steps, 2, 3))(y) for y in (q, k, v))
@@ -391,8 +416,9 @@ def attention_layers(x, r):
 SEQUENCES = {
     f.__name__: f
     for f in (
-        *(lstm, gru, simple_rnn, states, bidirectional, attention, cross_attention, masked_attention, grouped_attention, einsum_heads),
-        *(causal, conv_1d, borders_1d, distributed, repeated, joined_in_time, sequence_residual, products),
+        *(lstm, gru, simple_rnn, states, states_of_both, bidirectional, attention, cross_attention, masked_attention),
+        *(grouped_attention, einsum_heads),
+        *(causal, conv_1d, borders_1d, distributed, repeated, joined_in_time, sequence_residual, products, mixed_in_time),
         *(attention_by_hand, attention_at_once, einsum_attention, attention_layers),
     )
 }

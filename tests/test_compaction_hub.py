@@ -8,8 +8,7 @@ import pytest
 from hub_backbones import backbones, inputs, kind_of, randomized, with_head
 from small_networks import arrays, difference, outputs
 
-from keras_reg.models import compact, compaction_plan, structural_groups
-from keras_reg.models.compaction.groups import zero
+from keras_reg.models import compact, compaction_plan, structural_groups, zero_groups
 
 BACKEND = keras.backend.backend()
 # What leaves each; those of T5 take the time of all others. `benchmarks/compaction_hub.py` has all of them.
@@ -36,7 +35,7 @@ def warnings_of_keras_hub():
 def halved(model, random):
     """With what produces a half of its groups at zero; returns these groups."""
     groups = [group for group in structural_groups(model) if random.random() < 0.5]
-    zero(groups)
+    zero_groups(groups)
     return groups
 
 

@@ -63,8 +63,8 @@ def by_heads(x):
 def by_heads_at_once(x):
     """All three projections in one, taken apart along the first axis, which is not that of the examples."""
     three = ops.transpose(ops.reshape(L.Dense(24)(x), (-1, 6, 3, 2, 4)), (2, 0, 3, 1, 4))
-    scores = L.Softmax()(ops.matmul(three[0] * 0.5, ops.swapaxes(three[1], -2, -1)))
-    return joined(ops.matmul(scores, three[2]))
+    scores = ops.where(np.tri(6) > 0, ops.matmul(three[0] * 0.5, ops.swapaxes(three[1], -2, -1)), -np.inf)
+    return joined(ops.matmul(L.Softmax()(scores), three[2]))
 
 
 def by_heads_unstacked(x):
@@ -108,6 +108,11 @@ def image(function):
     return lambda x: ops.reshape(function(ops.reshape(x, (-1, 3, 2, 8))), (-1, 24, 2))
 
 
+def both_directions(x):
+    y, *states = L.Bidirectional(L.GRU(3, return_sequences=True, return_state=True))(x)
+    return L.Bidirectional(L.GRU(3, return_sequences=True))(y, initial_state=states)
+
+
 VALUES = np.linspace(0.5, 2, 8).astype("float32")
 # What is done to 8 units, and how many groups leave.
 KINDS = {
@@ -141,8 +146,6 @@ KINDS = {
     "new axes": (lambda x: x[:, None, ..., None, :][:, 0, :, 0], 8),
     "shuffle": (shuffled, 9),
     "depth to space by hand": (deeper, 2),
-    "places to depth": (lambda x: ops.reshape(ops.space_to_depth(ops.reshape(x, (-1, 2, 3, 8))[:, :, :2], 2), (-1, 1, 32)), 8),
-    "depth to places": (image(lambda x: ops.depth_to_space(x, 2)), 2),
     "resized": (lambda x: ops.reshape(L.Resizing(2, 3)(ops.reshape(x, (-1, 3, 2, 8))), (-1, 6, 8)), 8),
     "resized by a function": (lambda x: ops.reshape(ops.image.resize(ops.reshape(x, (-1, 3, 2, 8)), (2, 3)), (-1, 6, 8)), 8),
     "gated linear units": (lambda x: ops.glu(L.Dense(10)(x)), 13),
@@ -152,9 +155,17 @@ KINDS = {
     "where": (lambda x: ops.where(x > 0.5, L.Dense(8)(x), 0.25), 8),
     "where of several": (lambda x: ops.where(ops.logical_and(x > 0.5, L.Dense(8)(x) <= 3.0), x, 0.0), 8),
     "where by one": (lambda x: ops.where(L.Dense(1)(x) > 0.5, x, 0.0), 8),
+    "where by an array": (lambda x: ops.where(np.outer(np.arange(6), VALUES) > 2.5, x, L.Dense(8)(x)), 8),
+    "comparison": (lambda x: ops.cast(ops.logical_and(x > 0.5, ops.logical_not(x > 2.0)), "float32"), 8),
+    "rounded": (lambda x: ops.round(x), 8),
     "array": (lambda x: x * VALUES, 8),
     "array in places": (lambda x: x * ops.convert_to_tensor(np.outer(np.arange(6), VALUES), "float32"), 8),
     "sum with an array": (lambda x: ops.add(VALUES, x), 8),
+    "quotient by an array in places": (lambda x: x / np.outer(np.arange(1, 7), VALUES).astype("float32"), 8),
+    "sums over time by an array": (lambda x: ops.matmul(np.tri(6, dtype="float32"), x), 8),
+    "sums over time by an equation": (lambda x: ops.einsum("btc,st->bsc", x, ops.convert_to_tensor(np.tri(6), "float32")), 8),
+    "sums over units by an array": (lambda x: ops.matmul(x, np.outer(VALUES, VALUES[:5])), 0),
+    "states of both directions": (both_directions, 11),
     "array of infinities": (lambda x: ops.maximum(x, np.where(VALUES > 1, -np.inf, 0).astype("float32")), 0),
     "rescaling": (lambda x: L.Rescaling(VALUES, VALUES / 2)(x), 8),
     "normalization": (lambda x: L.Normalization(mean=VALUES, variance=VALUES)(x), 8),
@@ -174,6 +185,12 @@ KINDS = {
     "attention by heads with norms": (by_heads_with_norms, 10),
     "attention by function": (by_function, 9),
 }
+
+if hasattr(ops, "depth_to_space"):  # since Keras 3.13
+    KINDS |= {
+        "places to depth": (lambda x: ops.reshape(ops.space_to_depth(ops.reshape(x, (-1, 2, 3, 8))[:, :, :2], 2), (-1, 1, 32)), 8),
+        "depth to places": (image(lambda x: ops.depth_to_space(x, 2)), 2),
+    }
 
 
 # Some of them where each has to be compiled.

@@ -153,6 +153,31 @@ def a_slope_along_two_axes():
 
 
 @case
+def numbers_for_units_that_are_held_elsewhere():
+    rescaling = L.Rescaling(np.linspace(0.5, 2, 8).tolist())
+    return vector(lambda x: rescaling(L.Dense(8, "relu")(x)) + rescaling(L.LayerNormalization()(L.Dense(8, "relu")(x))))
+
+
+@case
+def numbers_for_two_axes():
+    rescaling = L.Rescaling(np.linspace(0.5, 2, 6).tolist())
+    return vector(lambda x: rescaling(L.Dense(6, "relu")(x)) + rescaling(L.Permute((2, 1))(L.Dense(6)(x))), 6, 6)
+
+
+def split_twice(second):
+    """One operation on units that may leave, and on others."""
+    x = keras.Input((8, 8))
+    split = keras.Model(x, ops.split(x, 2, axis=-1)).operations[-1]
+    x = keras.Input((8, 6))
+    (one, other), (three, four) = split(L.Dense(8, "relu")(x)), split(second(L.Dense(8, "relu")(x)))
+    return keras.Model(x, L.Dense(3)(one * other + three * four))
+
+
+CASES["parts along two axes"] = lambda: split_twice(L.Permute((2, 1)))
+CASES["parts of units that are held"] = lambda: split_twice(L.LayerNormalization())
+
+
+@case
 def a_shape_for_two_widths():
     flat = L.Reshape((-1,))
     x, y = keras.Input((8,)), keras.Input((4, 6))

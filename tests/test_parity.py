@@ -207,6 +207,8 @@ SITUATIONS = {
 }
 if BACKEND == "jax":
     SITUATIONS["data parallel"] = data_parallel
+if not hasattr(keras.optimizers, "MultiOptimizer"):  # new in Keras 3.15
+    del SITUATIONS["several optimizers"]
 
 
 # Made with the penalty in their layers; or with weights of one unit under two optimizers, which is refused.

@@ -305,7 +305,7 @@ def test_what_cannot_train_is_refused_before_the_first_update(penalty, inner, me
 
 def test_the_step_table_names_every_optimizer_of_keras():
     """A new one has to be looked at: does it have a metric, does it keep the weights elsewhere?"""
-    known = {type(make()) for make in OPTIMIZERS.values()} | {type(keras.optimizers.SGD())}
+    known = {type(make()) for make in OPTIMIZERS.values()} | {keras.optimizers.SGD, keras.optimizers.Muon}
     public = {
         kind
         for name in dir(keras.optimizers)

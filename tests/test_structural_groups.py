@@ -7,8 +7,7 @@ from keras import layers as L
 from random_networks import architectures
 from small_networks import check, scatter
 
-from keras_reg.models import compact, compaction_plan, structural_groups
-from keras_reg.models.compaction.groups import zero
+from keras_reg.models import compact, compaction_plan, structural_groups, zero_groups
 
 
 def residual():
@@ -49,7 +48,7 @@ def test_each_group_alone_frees_what_it_says(make):
     before = compaction_plan(model).total
     for group in groups:
         assert group.norm() > 0
-        zero([group])
+        zero_groups([group])
         assert group.norm() == 0
         after = compaction_plan(model).total
         assert before.parameters[0] - after.parameters[1] == group.parameters, group
@@ -78,12 +77,23 @@ def test_any_of_them_together(make):
         model = scatter(make()[0], seed, dead=0.0)
         groups = structural_groups(model)
         random = np.random.default_rng(seed)
-        zero([group for group in groups if random.random() < 0.4])
+        zero_groups([group for group in groups if random.random() < 0.4])
         small = check(model, fewer=True)
         # One may be the last of its kind now.
         alive = sum(group.norm() > 0 for group in groups)
         assert alive - 1 <= len(structural_groups(small)) <= alive
         assert compact(small).count_params() == small.count_params()
+
+
+def test_what_are_no_groups():
+    model = residual()[0]
+    groups, before = structural_groups(model), model.get_weights()
+    for wrong in (groups[0], 3, [groups[0], "conv2d"], groups[0].slices):
+        with pytest.raises(TypeError, match="must be some of what `structural_groups` found"):
+            zero_groups(wrong)
+    zero_groups([])
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def encoder_and_decoder(kind):
@@ -146,7 +156,7 @@ def assert_promises_are_kept(model, number=None):
     before = compaction_plan(model).total.parameters[1]
     random = np.random.default_rng(0)
     for group in groups if number is None else random.permutation(np.array(groups, object))[:number]:
-        zero([group])
+        zero_groups([group])
         assert compaction_plan(model).total.parameters[1] < before, group
         model.set_weights(weights)
     return groups

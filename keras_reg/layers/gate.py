@@ -114,8 +114,8 @@ class Gate(keras.layers.Layer):
         }
 
 
-class _Between:
-    """Keeps a weight where its gradient does not vanish. No Keras constraint of the user's: the layer makes it itself."""
+class _Between(keras.constraints.Constraint):
+    """Keeps a weight where its gradient does not vanish. It has no config: the layer makes it itself."""
 
     def __init__(self, low: float, high: float):
         self.low, self.high = low, high

@@ -2,7 +2,7 @@
 
 from keras_reg.models.attachment.attach import attach, detach
 from keras_reg.models.attachment.check import check
-from keras_reg.models.compaction.compact import compact, compaction_plan, compaction_rule, structural_groups
+from keras_reg.models.compaction.compact import compact, compaction_plan, compaction_rule, structural_groups, zero_groups
 from keras_reg.models.compressed import save_compressed
 from keras_reg.models.insert_gates import insert_gates
 from keras_reg.models.shrinking.shrink import shrink
@@ -22,6 +22,7 @@ __all__ = [
     "sparsity",
     "strip",
     "structural_groups",
+    "zero_groups",
 ]
 
 

@@ -1,6 +1,7 @@
 """Cutting a model down to the units that contribute: the plan, the smaller model, and the groups that go together."""
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -8,7 +9,7 @@ import keras
 from keras_reg.models.compaction.activations import register_activation
 from keras_reg.models.compaction.compaction import Compaction
 from keras_reg.models.compaction.folding import without_gates
-from keras_reg.models.compaction.groups import StructuralGroup, groups
+from keras_reg.models.compaction.groups import StructuralGroup, groups, zero
 from keras_reg.models.compaction.plan import CompactionPlan, plan
 from keras_reg.models.compaction.rule import Rule
 from keras_reg.models.compaction.rules.merging import UnaryOperation
@@ -104,7 +105,8 @@ def structural_groups(model: Any) -> list[StructuralGroup]:
 
     Returns:
         A list of groups: `slices` says which entries of which weights (`produces` those that make the unit, of which zeros let
-        `compact` take it out), `parameters` and `macs` what its leaving frees alone, `norm()` how far it is from leaving.
+        `compact` take it out), `parameters` and `macs` what its leaving frees alone, `norm()` how far it is from leaving, and
+        `zero()` takes it there; `zero_groups` does so for many.
 
     Raises:
         TypeError: If `model` is no Keras model.
@@ -122,6 +124,33 @@ def structural_groups(model: Any) -> list[StructuralGroup]:
     hidden/kernel[1: 0], hidden/bias[0: 0], output/kernel[0: 0]: 6 parameters, 5 MACs
     """
     return groups(Compaction(model))
+
+
+def zero_groups(groups: Iterable[StructuralGroup]) -> None:
+    """Prunes by hand: sets what produces these units to zero, so that `compact` takes them out.
+
+    Each weight is written once, however many groups have a part of it; `group.zero()` does the same for one group.
+
+    Args:
+        groups: Some of what `structural_groups` found.
+
+    Raises:
+        TypeError: If they are no groups; nothing is set then.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_reg.models import compact, structural_groups, zero_groups
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation="relu"), keras.layers.Dense(2)])
+    >>> groups = sorted(structural_groups(model), key=lambda group: group.norm())
+    >>> zero_groups(groups[:2])  # the two smallest
+    >>> compact(model).layers[0].units
+    2
+    """
+    chosen = list(groups) if isinstance(groups, Iterable) else None
+    if chosen is None or not all(isinstance(group, StructuralGroup) for group in chosen):
+        raise TypeError(f"Argument `groups` must be some of what `structural_groups` found, as a list. Received: groups={groups!r}")
+    zero(chosen)
 
 
 def compaction_rule(layer_class: Any, rule: Any = "entrywise") -> None:

@@ -11,7 +11,7 @@ def apply(function: Callable, constants: np.ndarray, dtype: str, continuous: boo
     """An entrywise function of a tensor, of those that are constant, in the dtype in which the model computes it.
 
     Where a function jumps, a sum rounded in another order may be on the other side: there is no constant then. One that is not known to
-    be `continuous` is tried in the neighbourhood of each value.
+    be `continuous` is tried in the neighbourhood of each value. Truth values and whole numbers are not rounded.
     """
     wide = "float64" if dtype == "float64" else "float32"
 
@@ -34,7 +34,7 @@ def _where_known(function: Callable, columns: Sequence[np.ndarray], dtype: str, 
         values = [column[known] for column in columns]
         with np.errstate(all="ignore"):
             found = np.asarray(function(*values), "float64")
-            if not continuous:
+            if not continuous and backend.is_float_dtype(dtype):
                 found = np.where(_jumps(function, values, found, dtype), np.nan, found)
         result[known] = found
     return np.where(np.isfinite(result), result, np.nan)

@@ -6,7 +6,7 @@ import numpy as np
 from keras import layers
 
 from keras_reg.models.compaction.rule import Rule, signals_in
-from keras_reg.models.compaction.rules.merging import of_zeros
+from keras_reg.models.compaction.rules.merging import finite_array, of_zeros
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.slots import Slot
 from keras_reg.models.compaction.tracer import rule_for
@@ -14,9 +14,17 @@ from keras_reg.models.compaction.units import FIXED, Read
 
 
 class Contraction(Rule):
-    """What two tensors are summed over stays but where either is zero; what only one of them has goes on to the output."""
+    """What two tensors are summed over stays but where either is zero; what only one of them has goes on to the output.
+
+    An array is a tensor of which nothing is followed: what it is multiplied along stays.
+    """
 
     grids = True
+
+    def operands(self, args: tuple) -> list[Signal] | None:
+        """The two, if that is what they are."""
+        found = [arg if isinstance(arg, Signal) else Signal(arg.shape) if finite_array(arg) else None for arg in args]
+        return None if len(found) != 2 or None in found else found
 
     def contract(self, signals: list[Signal], labels: list[str], output: str, shape: tuple) -> Signal:
         """The output; a letter for each axis."""
@@ -72,30 +80,35 @@ class Contraction(Rule):
 
 @rule_for("Einsum")
 class EinsumRule(Contraction):
+    arrays = True
+
     def call(self, args, kwargs, shapes):
         left, _, output = self.layer.subscripts.replace(" ", "").partition("->")
-        labels = left.split(",")
-        signals = [arg for arg in args if isinstance(arg, Signal)]
+        labels, signals = left.split(","), self.operands(args)
         repeated = any(len(set(letters)) < len(letters) for letters in (*labels, output))
-        if len(signals) != 2 or len(args) != 2 or len(labels) != 2 or not output or "." in left or repeated:
+        if signals is None or len(labels) != 2 or not output or "." in left or repeated:
             return self.barrier(args, kwargs, shapes, f"has the equation {self.layer.subscripts}")
         return [self.contract(signals, labels, output, shapes[0])]
 
 
 @rule_for("Matmul")
 class MatmulRule(Contraction):
+    arrays = True
+
     def call(self, args, kwargs, shapes):
-        rank = len(shapes[0])
-        if not all(isinstance(arg, Signal) and len(arg.shape) == rank > 2 for arg in args):
+        rank, signals = len(shapes[0]), self.operands(args)
+        of_a_model = [arg for arg in args if isinstance(arg, Signal)]
+        if signals is None or rank < 3 or any(len(signal.shape) != rank for signal in of_a_model) or min(len(s.shape) for s in signals) < 2:
             return self.barrier(args, kwargs, shapes, "multiplies tensors of different ranks")
         letters = string.ascii_lowercase[3:][: rank - 2]
 
         def many(arg):
-            # Of length one it goes with any length.
-            lengths = zip(letters, arg.shape, shapes[0], strict=False)
+            # Of length one it goes with any length; an array may have fewer axes.
+            fewer = rank - len(arg.shape)
+            lengths = zip(letters[fewer:], arg.shape, shapes[0][fewer:], strict=False)
             return "".join(letter.upper() if own == 1 != length else letter for letter, own, length in lengths)
 
-        one, other = args
+        one, other = signals
         return [self.contract([one, other], [many(one) + "ab", many(other) + "bc"], letters + "ac", shapes[0])]
 
 

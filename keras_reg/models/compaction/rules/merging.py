@@ -182,6 +182,12 @@ def _number(operand):
     return array if array.shape else float(array)
 
 
+def finite_array(operand) -> bool:
+    """Whether it is an array of numbers: zero times each of them is zero."""
+    array = None if isinstance(operand, Signal) else _number(operand)
+    return isinstance(array, np.ndarray) and array.dtype.kind in "biuf" and bool(np.isfinite(array).all())
+
+
 _COMPARISONS = {"Greater", "GreaterEqual", "Less", "LessEqual", "Equal", "NotEqual", "LogicalAnd", "LogicalOr", "LogicalXor"}
 _BINARY = {"Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Maximum", "Minimum", "Power", "FloorDivide", "Mod"}
 
@@ -194,11 +200,20 @@ class BinaryOperation(Entrywise):
 
     def call(self, args, kwargs, shapes):
         operands = [_number(operand) for operand in (*args, *kwargs.values())]
-        known = all(isinstance(operand, (Signal, numbers.Real)) or _is_finite(operand) for operand in operands)
+        known = all(isinstance(operand, (Signal, numbers.Real)) or self._known(operand) for operand in operands)
         if not known or (self.followed and any(isinstance(operand, np.ndarray) for operand in operands)):
             return self.barrier(args, kwargs, shapes, "takes an array of a fixed width")
-        self.dtype = next(operand.dtype for operand in operands if isinstance(operand, Signal))
-        return self.merge(operands, shapes[0], self._function, adds=type(self.layer).__name__ == "Add")
+        self.kind = type(self.layer).__name__
+        if self.kind in ("Divide", "TrueDivide") and isinstance(operands[1], np.ndarray) and operands[1].all():
+            # Zero stays zero, even where the array is another one at each place.
+            self.kind, operands[1] = "Multiply", 1 / operands[1]
+        dtypes = [operand.dtype for operand in operands if isinstance(operand, Signal)]
+        self.dtype = next(filter(keras.backend.is_float_dtype, dtypes), dtypes[0])
+        return self.merge(operands, shapes[0], self._function, adds=self.kind == "Add")
+
+    def _known(self, operand) -> bool:
+        """Whether it is an array that can be followed."""
+        return finite_array(operand)
 
     def arguments(self, args, kwargs):
         if self.followed is None or self.barred:
@@ -219,39 +234,38 @@ class BinaryOperation(Entrywise):
         return list((self.followed or {}).values())
 
     def _function(self, *columns):
-        kind = type(self.layer).__name__
-        if kind == "Multiply":
+        if self.kind == "Multiply":
             return product(*columns)
         names = {"Divide": "true_divide", "TrueDivide": "true_divide"}
-        function = getattr(np, names.get(kind) or re.sub("(?<=.)(?=[A-Z])", "_", kind).lower())
-        return combine(function, columns, self.dtype, continuous=kind in ("Add", "Subtract", "Maximum", "Minimum"))
-
-
-def _is_finite(operand) -> bool:
-    return isinstance(operand, np.ndarray) and operand.dtype.kind in "biuf" and bool(np.isfinite(operand).all())
+        function = getattr(np, names.get(self.kind) or re.sub("(?<=.)(?=[A-Z])", "_", self.kind).lower())
+        return combine(function, columns, self.dtype, continuous=self.kind in ("Add", "Subtract", "Maximum", "Minimum"))
 
 
 @rule_for("Where")
-class WhereRule(Entrywise):
+class WhereRule(BinaryOperation):
+    """Nothing is computed with what it chooses from: that may be infinite."""
+
     def call(self, args, kwargs, shapes):
-        operands = [_number(operand) for operand in (*args, *kwargs.values())]
-        if len(operands) != 3 or not all(isinstance(operand, (Signal, numbers.Real)) for operand in operands):
-            return self.barrier(args, kwargs, shapes, "takes an array of a fixed width, or gives indices")
+        if len(args) + len(kwargs) != 3:
+            return self.barrier(args, kwargs, shapes, "gives indices")
+        return super().call(args, kwargs, shapes)
 
-        def choose(which, one, other):
-            return np.where(np.isfinite(which), np.where(which != 0, one, other), np.where(one == other, one, np.nan))
+    def _known(self, operand):
+        return isinstance(operand, np.ndarray) and operand.dtype.kind in "biuf"
 
-        return [*self.merge(operands, shapes[0], choose)]
+    def _function(self, which, one, other):
+        return np.where(np.isfinite(which), np.where(which != 0, one, other), np.where(one == other, one, np.nan))
 
 
 _CONTINUOUS = {
     *("Relu", "Relu6", "Sigmoid", "SparseSigmoid", "Softplus", "Softsign", "SoftShrink", "SparsePlus", "Silu", "Squareplus", "LogSigmoid"),
     *("LeakyRelu", "HardSigmoid", "HardSilu", "Elu", "Selu", "Gelu", "Celu", "TanhShrink", "HardTanh"),
     *("Absolute", "Abs", "Fabs", "Cbrt", "Clip", "Copy", "Cos", "Cosh", "Exp", "Exp2", "Expm1"),
-    *("Negative", "Sin", "Sinh", "Square", "Sqrt", "Tanh", "Erf", "StopGradient"),
+    *("Negative", "Sin", "Sinh", "Square", "Sqrt", "Tanh", "Erf", "Arctan", "Arcsinh", "StopGradient"),
 }
 # With jumps or poles.
 _OTHERS = {"HardShrink", "Threshold", "Log", "Log1p", "Log2", "Log10", "Reciprocal", "Rsqrt", "Sign", "Tan", "Cast", "LogicalNot"}
+_OTHERS |= {"Round", "Floor", "Ceil", "Trunc", "Isnan", "Isinf", "Isfinite", "NanToNum"}
 
 
 @rule_for(*_CONTINUOUS, *_OTHERS)

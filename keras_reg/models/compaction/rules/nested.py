@@ -131,23 +131,27 @@ class TimeDistributedRule(Wrapper):
 class BidirectionalRule(Wrapper):
     """Two recurrent layers; where they are joined end to end, Keras expects both to have the same number of units."""
 
+    follows = ("initial_state",)
+
     def call(self, args, kwargs, shapes):
         layer = self.layer
         rules = [self.tracer.rule(part) for part in (layer.forward_layer, layer.backward_layer)]
-        if (
-            not all(isinstance(rule, RecurrentRule) for rule in rules)
-            or layer.stateful
-            or len(args) > 1
-            or kwargs.get("initial_state") is not None
-        ):
-            return self.barrier(args, kwargs, shapes, "wraps something else than two LSTM, GRU or SimpleRNN layers, or is given states")
-        (signal,) = args
+        if not all(isinstance(rule, RecurrentRule) for rule in rules) or layer.stateful:
+            return self.barrier(args, kwargs, shapes, "wraps something else than two LSTM, GRU or SimpleRNN layers")
+        (signal,), given = args, list(kwargs.get("initial_state") or ())
         joined, length = layer.merge_mode == "concat", 0 if layer.merge_mode is None else 1
         states = (len(shapes) - (length or 2)) // 2
         shape = (*shapes[0][:-1], layer.forward_layer.units)
+        # The first half of the states that it is given is for the layer that goes forward.
+        halves = given[: len(given) // 2], given[len(given) // 2 :]
         parts = [
-            self.tracer.visit(part, (signal,), {}, [(*shape[:-1], part.units), *[(shape[0], part.units)] * states])
-            for part in (layer.forward_layer, layer.backward_layer)
+            self.tracer.visit(
+                part,
+                (signal,),
+                {"initial_state": half} if half else {},
+                [(*shape[:-1], part.units), *[(shape[0], part.units)] * states],
+            )
+            for part, half in zip((layer.forward_layer, layer.backward_layer), halves, strict=True)
         ]
         (one, *states_one), (other, *states_other) = parts
         if one.axis is None or other.axis is None:
