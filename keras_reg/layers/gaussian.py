@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_reg._registration import register
@@ -81,6 +82,11 @@ class GaussianGate(Gate):
     def open_probability(self):
         """`mean**2 / (mean**2 + variance)`, the share of each gate that is no noise: at least one half where it is open."""
         return gaussian_signal_share(*self.parameters())
+
+    def closed(self, weight):
+        mean, log_variance = np.split(weight, 2)
+        noise = 2 * np.log(np.maximum(np.abs(mean), np.finfo("float32").tiny)) + 1
+        return np.concatenate([mean, np.maximum(log_variance, np.maximum(noise, self.bounds[0]))])
 
     def _check(self, regularizer):
         if hasattr(regularizer, "beta"):
