@@ -33,6 +33,18 @@ KINDS = {
 STRENGTHS = {"hard-concrete": (400.0,), "gaussian": (25.0,)}
 """The cost of one unit (or multiplication), in units of the loss of one training example: divided by the number of examples."""
 
+SETTING = ("cost", "noise_of", "rate", "epochs", "refit", "refit_rate", "noise")
+NUMBERS = ("macs", "non_zeros", "bytes", "error", "validation")
+PUBLISHED = (
+    ("Sparse VD", 67_296, 1.8, "remembered"),
+    ("L0 hard concrete", 69_266, 1.4, "remembered"),
+    ("SBP", 48_550, 1.6, "read"),
+    ("L0 hard concrete, separate strengths", 26_642, 1.6, "read"),
+    ("DeepHoyer", 16_490, 1.8, "remembered"),
+    ("VIBNet", 9_560, 1.6, "read"),
+)
+"""Multiplications and test errors of others, and whether they were read in their sources."""
+
 
 def images(file):
     with np.load(file) as data:
@@ -104,14 +116,53 @@ def size_on_disk(model):
         return file.stat().st_size
 
 
+def points(rows):
+    """The runs of one recipe and strength, all seeds together."""
+    own = ("kind", "strength", *SETTING)
+    found = {}
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in own), []).append(row)
+    return {key: {name: [float(row[name]) for row in group] for name in NUMBERS} | {"rows": group} for key, group in sorted(found.items())}
+
+
 def table(rows):
-    print("\n| gate | strength | seeds | pixels-hidden-hidden | MACs | test error | range | validation |\n" + "| --- " * 8 + "|")
-    for kind, strength in sorted({(row["kind"], row["strength"]) for row in rows}):
-        own = [row for row in rows if (row["kind"], row["strength"]) == (kind, strength)]
-        widths = "-".join(f"{width:.0f}" for width in np.mean([[int(w) for w in row["widths"].split("-")] for row in own], axis=0))
-        macs, error, validation = (np.mean([float(row[name]) for row in own]) for name in ("macs", "error", "validation"))
-        spread = f"{min(float(row['error']) for row in own):.2f} to {max(float(row['error']) for row in own):.2f}"
-        print(f"| {kind} | {strength} | {len(own)} | {widths} | {macs:,.0f} | {error:.2f} | {spread} | {validation:.2f} |")
+    print(
+        "\n| gate | strength | cost, noise | epochs | seeds | pixels-hidden-hidden | MACs | non-zeros | bytes | test error | range | validation |"
+    )
+    print("| --- " * 12 + "|")
+    for (kind, strength, cost, noise_of, _, epochs, refit, *_), point in points(rows).items():
+        widths = "-".join(
+            f"{width:.0f}" for width in np.mean([[int(w) for w in row["widths"].split("-")] for row in point["rows"]], axis=0)
+        )
+        macs, non_zeros, size, error, validation = (np.mean(point[name]) for name in NUMBERS)
+        spread = f"{min(point['error']):.2f} to {max(point['error']):.2f}"
+        print(
+            f"| {kind} | {strength} | {cost}, {noise_of} | {epochs} + {refit} | {len(point['rows'])} | {widths} | {macs:,.0f} | "
+            f"{non_zeros:,.0f} | {size:,.0f} | {error:.2f} | {spread} | {validation:.2f} |"
+        )
+
+
+def figure(rows, file):
+    """Means over seeds with their ranges, beside what has been published."""
+    import matplotlib.pyplot as plt
+
+    axes = plt.figure(figsize=(7, 4.5)).add_subplot()
+    for kind, color in zip(KINDS, ("C0", "C1"), strict=True):
+        own = [point for (name, *_), point in points(rows).items() if name == kind]
+        macs, error = ([np.mean(point[name]) for point in own] for name in ("macs", "error"))
+        ends = [
+            [m - min(p["error"]) for m, p in zip(error, own, strict=True)],
+            [max(p["error"]) - m for m, p in zip(error, own, strict=True)],
+        ]
+        axes.errorbar(macs, error, ends, fmt="o", color=color, label=f"{kind}, mean and range", capsize=3)
+    for name, macs, error, source in PUBLISHED:
+        axes.plot(macs, error, "k^" if source == "read" else "k*", markersize=5, fillstyle="none")
+        axes.annotate(f"{name} ({source})", (macs, error), fontsize=7, xytext=(4, 3), textcoords="offset points")
+    axes.axvline(26_642, color="0.8", linestyle=":")
+    axes.axhline(1.6, color="0.8", linestyle=":")
+    axes.set(xscale="log", xlabel="multiplications of one image", ylabel="test error in %")
+    axes.legend()
+    axes.figure.savefig(file, bbox_inches="tight", dpi=150)
 
 
 def main():
@@ -128,11 +179,12 @@ def main():
     parser.add_argument("--refit-rate", type=float, default=3e-3)
     parser.add_argument("--noise", type=float, default=0.3)
     parser.add_argument("--out", type=pathlib.Path, default="mnist_gates.csv")
+    parser.add_argument("--figure", type=pathlib.Path, help="a picture of all lines of --out")
     parser.add_argument("--models", type=pathlib.Path, help="a folder for what is left, before refitting")
     args = parser.parse_args()
     data = images(args.data)
     rows = list(csv.DictReader(args.out.open())) if args.out.exists() else []
-    setting = {name: getattr(args, name) for name in ("cost", "noise_of", "rate", "epochs", "refit", "refit_rate", "noise")}
+    setting = {name: getattr(args, name) for name in SETTING}
     for seed in args.seeds:
         for kind in args.kinds:
             for strength in args.strengths or STRENGTHS[kind]:
@@ -150,7 +202,9 @@ def main():
                     writer.writerow(row)
                 rows.append(row)
                 print(row, flush=True)
-    table([row for row in rows if {name: str(value) for name, value in setting.items()}.items() <= row.items()])
+    table(rows)
+    if args.figure:
+        figure(rows, args.figure)
 
 
 if __name__ == "__main__":

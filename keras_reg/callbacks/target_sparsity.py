@@ -29,11 +29,11 @@ class TargetSparsity(StrengthCallback):
     share is followed from below, groups that do not come back are not lost to a strength that was too high for a moment, and a weight
     is not taken to zero as a whole. The strengths keep their ratios, and are within a factor of a million of those configured.
 
-    **Gates** (`of="gates"`, for those with `HardConcreteL0` or `GaussianGatePenalty`; no `Proximal` is needed): where fewer gates are closed
-    than the ramp asks for, the least likely open ones are closed, and training decides whether they stay so. Where too many open again the
-    strengths rise, by a factor of 150 at most over the ramp. Where more close than is asked for, or where gates are about to close all
-    at once, the strengths fall, by 2 % a step. A strength that is too low does little harm then; one a hundred times too high may close
-    everything before it has fallen.
+    **Gates** (`of="gates"`, for those with `HardConcreteL0` or `GaussianGatePenalty`; no `Proximal` is needed): where fewer gates are
+    closed than the ramp asks for, the least likely open ones are closed, but for the last of a layer, and training decides whether they
+    stay so. Where too many open again the strengths rise, by a factor of 150 at most over the ramp. Where more close than is asked for,
+    or all are about to close at once, the strengths fall, by 2 % a step. A strength that is too low does little harm then; one a hundred
+    times too high may close everything before it has fallen.
 
     They are all that it remembers, saved with the optimizer: a run resumed from the end of an epoch goes on as if it had not stopped (where
     the number of steps is not known before the first epoch, put the callback before those that save; where the learning rate is scheduled,
