@@ -41,7 +41,7 @@ def test_of_eight_inputs_the_two_that_matter_stay(kind):
     assert history["closed_gates"][-1] == 0.75
     assert np.all(np.diff(history["closed_gates"][:12]) >= 0)
     assert all(type(value) is float for name in ("closed_gates", "strength", "sparsity") for value in history[name])
-    small, (kept,) = compact(model, inputs=True)
+    _, (kept,) = compact(model, inputs=True)
     assert kept.tolist() == [0, 1]
     assert model.evaluate(X, Y, verbose=0) - float(array(sum(model.losses))) < 0.2
     untouched = KINDS[kind](1e-4)

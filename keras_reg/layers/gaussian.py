@@ -21,9 +21,9 @@ class GaussianGate(Gate):
     exactly 0 where `variance_g > mean_g**2`. Its one weight, `gate`, holds the means, and after them along its first axis the logarithms
     of the variances; `keras_reg.regularizers.GaussianGatePenalty` is the information that gates let through.
 
-    Gates close only if the penalty is scaled as its docstring says; `keras_reg.callbacks.TargetSparsity(…, of="gates")` closes as many as are
-    wanted. `keras_reg.models.insert_gates` puts gates into a model with what is behind them as weights; `strip` and `compact` take them
-    out again.
+    Gates close only if the penalty is scaled as its docstring says; `keras_reg.callbacks.TargetSparsity(…, of="gates")` closes as many as
+    are wanted. `keras_reg.models.insert_gates` puts gates into a model with what is behind them as weights; `strip` and `compact` take
+    them out again.
 
     Args:
         axis: The axis (or axes) that index the gates, as in `BatchNormalization`. `None`: a gate for each entry.

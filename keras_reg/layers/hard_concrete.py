@@ -26,8 +26,8 @@ class HardConcreteGate(Gate):
 
     Gates close only if the penalty is scaled as its docstring says, by the number of training examples and by what is behind a gate, and if
     there are steps enough: with Adam `log_alpha` moves by about the learning rate a step, and has 4.8 to go from `initial_open=0.92` to 0.
-    `keras_reg.callbacks.TargetSparsity(…, of="gates")` closes as many as are wanted. `keras_reg.models.insert_gates` puts gates into a model
-    with what is behind them as weights; `strip` and `compact` take them out again.
+    `keras_reg.callbacks.TargetSparsity(…, of="gates")` closes as many as are wanted. `keras_reg.models.insert_gates` puts gates into a
+    model with what is behind them as weights; `strip` and `compact` take them out again.
 
     Args:
         axis: The axis (or axes) that index the gates, as in `BatchNormalization`. `None`: a gate for each entry.
