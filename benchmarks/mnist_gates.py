@@ -126,20 +126,17 @@ def points(rows):
 
 
 def table(rows):
-    print(
-        "\n| gate | strength | cost, noise | epochs | seeds | pixels-hidden-hidden | MACs | non-zeros | bytes | test error | range | validation |"
+    columns = (
+        "gate, strength, cost, noise for each, epochs, seeds, pixels-hidden-hidden, MACs, non-zeros, bytes, test error, range, validation"
     )
-    print("| --- " * 12 + "|")
+    print("\n| " + columns.replace(", ", " | ") + " |\n" + "| --- " * 13 + "|")
     for (kind, strength, cost, noise_of, _, epochs, refit, *_), point in points(rows).items():
-        widths = "-".join(
-            f"{width:.0f}" for width in np.mean([[int(w) for w in row["widths"].split("-")] for row in point["rows"]], axis=0)
-        )
+        widths = np.mean([[int(width) for width in row["widths"].split("-")] for row in point["rows"]], axis=0)
         macs, non_zeros, size, error, validation = (np.mean(point[name]) for name in NUMBERS)
         spread = f"{min(point['error']):.2f} to {max(point['error']):.2f}"
-        print(
-            f"| {kind} | {strength} | {cost}, {noise_of} | {epochs} + {refit} | {len(point['rows'])} | {widths} | {macs:,.0f} | "
-            f"{non_zeros:,.0f} | {size:,.0f} | {error:.2f} | {spread} | {validation:.2f} |"
-        )
+        print(f"| {kind} | {strength} | {cost} | {noise_of} | {epochs} + {refit} | {len(point['rows'])}", end=" | ")
+        print("-".join(f"{width:.0f}" for width in widths), f"{macs:,.0f}", f"{non_zeros:,.0f}", f"{size:,.0f}", sep=" | ", end=" | ")
+        print(f"{error:.2f} | {spread} | {validation:.2f} |")
 
 
 def figure(rows, file):

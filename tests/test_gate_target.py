@@ -24,19 +24,22 @@ def array(x):
     return ops.convert_to_numpy(ops.stop_gradient(x))
 
 
-def trained(gate, target=0.75, epochs=24, callbacks=(), **options):
+def trained(kind, strength):
+    """A linear model that has seen the data, and then has gates on its inputs."""
     keras.utils.set_random_seed(1)
-    model = keras.Sequential([keras.Input((8,)), gate, layers.Dense(1)])
-    model.compile(keras.optimizers.Adam(0.02), "mse", **options)
-    find = TargetSparsity(target, epoch=12, of="gates", every=4)
-    return model, model.fit(X, Y, batch_size=32, epochs=epochs, verbose=0, callbacks=[find, *callbacks]).history
+    plain = keras.Sequential([keras.Input((8,)), layers.Dense(1, name="output")])
+    plain.layers[0].kernel.assign(np.linalg.lstsq(X, Y)[0] + RNG.normal(size=(8, 1)) / 10)
+    model = insert_gates(plain, KINDS[kind](strength), cost=None)
+    model.compile(keras.optimizers.Adam(0.02), "mse")
+    find = TargetSparsity(0.75, epoch=12, of="gates", every=4)
+    history = model.fit(X, Y, batch_size=32, epochs=20, verbose=0, callbacks=[find]).history
+    return model, model.get_layer("output_gate"), history
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_of_eight_inputs_the_two_that_matter_stay(kind):
-    """With a strength by which nothing closes in this time, and that nobody had to look for."""
-    gate = KINDS[kind](1e-4)
-    model, history = trained(gate)
+    """With a strength that nobody had to look for, in fewer steps than Adam takes to close a hard-concrete gate: 4.8 / 0.02."""
+    model, gate, history = trained(kind, 1e-4)
     assert np.flatnonzero(array(gate.gates())).tolist() == [0, 1]
     assert history["closed_gates"][-1] == 0.75
     assert np.all(np.diff(history["closed_gates"][:12]) >= 0)
@@ -44,11 +47,6 @@ def test_of_eight_inputs_the_two_that_matter_stay(kind):
     _, (kept,) = compact(model, inputs=True)
     assert kept.tolist() == [0, 1]
     assert model.evaluate(X, Y, verbose=0) - float(array(sum(model.losses))) < 0.2
-    untouched = KINDS[kind](1e-4)
-    model = keras.Sequential([keras.Input((8,)), untouched, layers.Dense(1)])
-    model.compile(keras.optimizers.Adam(0.02), "mse")
-    model.fit(X, Y, batch_size=32, epochs=24, verbose=0)
-    assert array(untouched.gates()).all()
 
 
 def built(kind, values, strength=0.1):
@@ -100,8 +98,7 @@ def test_strengths_rise_where_gates_open_again_and_fall_where_too_many_close():
 
 
 def test_a_strength_that_is_too_high_comes_down():
-    gate = KINDS["gaussian"](1.0)
-    _, history = trained(gate)
+    _, gate, history = trained("gaussian", 1.0)
     assert 0.75 <= history["closed_gates"][-1] <= 0.875  # one more at most
     assert history["strength"][-1] < 0.5
     assert gate.gate_regularizer.strength == history["strength"][-1]  # is what is saved
