@@ -10,9 +10,21 @@ import pytest
 from keras import layers, ops
 
 from keras_reg.callbacks import StrengthScheduler, TargetSparsity, WeightHistogram
-from keras_reg.models import attach, sparsity
+from keras_reg.layers import GaussianGate, HardConcreteGate
+from keras_reg.layers.gate import Gate
+from keras_reg.models import attach, compact, insert_gates, sparsity
 from keras_reg.optimizers import Proximal
-from keras_reg.regularizers import L1, L2, GroupLasso, L0Constraint, SparseGroupLasso, StructuralGroupLasso, StructuralL0Constraint
+from keras_reg.regularizers import (
+    L1,
+    L2,
+    GaussianGatePenalty,
+    GroupLasso,
+    HardConcreteL0,
+    L0Constraint,
+    SparseGroupLasso,
+    StructuralGroupLasso,
+    StructuralL0Constraint,
+)
 from keras_reg.regularizers.part import Part
 
 BACKEND = keras.backend.backend()
@@ -43,16 +55,27 @@ THINGS = {
     "sum": (lambda s: GroupLasso(s, axis=-2, proximal=True) + L2(s), Proximal),
     "structural": (lambda s: StructuralGroupLasso(s), Proximal),
     "budget": (lambda s: StructuralL0Constraint(1 - s), Proximal),
+    # At strength 0 frozen, which is to say without noise and as they start, fully open.
+    "hard-concrete": (lambda s: HardConcreteGate(gate_regularizer=HardConcreteL0(s), trainable=s > 0, seed=1), bare),
+    "gaussian": (lambda s: GaussianGate(gate_regularizer=GaussianGatePenalty(s), trainable=s > 0, seed=1), bare),
 }
+GATES = ("hard-concrete", "gaussian")
 
 
 def with_penalty(make, penalty):
     """A model with it, put on where it reaches over several weights."""
-    if not isinstance(penalty, Part):
+    if not isinstance(penalty, (Part, Gate)):
         return make(penalty)
     model = make(None)
+    if isinstance(penalty, Gate):
+        return insert_gates(model, penalty)
     attach(model, penalty)
     return model
+
+
+def weights_without_gates(model):
+    gates = {id(layer.gate) for layer in model._flatten_layers() if isinstance(layer, Gate)}
+    return [ops.convert_to_numpy(v) for v in model.weights if id(v) not in gates]
 
 
 def sequential(penalty):
@@ -163,7 +186,7 @@ def run(thing, situation, model="sequential", strength=0.0, without=False):
     keras.utils.set_random_seed(0)
     made = with_penalty(MODELS[model], None if without else make(strength))
     history = SITUATIONS[situation](bare if without else wrap, made)
-    return history, made.get_weights()
+    return history, weights_without_gates(made)
 
 
 def assert_same(found, expected, exactly):
@@ -203,6 +226,24 @@ def test_nothing_at_strength_0_in_every_model(thing, model):
 @pytest.mark.parametrize("thing", [name for name in THINGS if name not in {thing for thing, _ in PAIRS}])
 def test_the_other_things_at_strength_0(thing):
     assert_same(run(thing, "validation"), run("L1-loss", "validation", without=True), exactly=BACKEND == "torch")
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_gates_in_every_situation(situation):
+    """Each with one of the two kinds: gates train, their penalty is in the loss, what is left predicts alike."""
+    make, _ = THINGS[GATES[list(SITUATIONS).index(situation) % 2]]
+    keras.utils.set_random_seed(0)
+    model = with_penalty(sequential, make(0.05))
+    before = [ops.convert_to_numpy(layer.gate) for layer in model.layers if isinstance(layer, Gate)]
+    history = SITUATIONS[situation](bare, model)
+    assert np.isfinite(history["loss"]).all()
+    after = [ops.convert_to_numpy(layer.gate) for layer in model.layers if isinstance(layer, Gate)]
+    assert len(after) == 2
+    assert all(not np.array_equal(a, b) for a, b in zip(after, before, strict=True))
+    loss = np.ravel(model.evaluate(X, Y, verbose=0))[0]
+    penalty, outputs = ops.convert_to_numpy(ops.stop_gradient(sum(model.losses))), model.predict(X, verbose=0)
+    np.testing.assert_allclose(loss, np.mean((outputs - Y) ** 2) + penalty, rtol=1e-5)
+    np.testing.assert_allclose(compact(model).predict(X, verbose=0), outputs, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("thing", THINGS)

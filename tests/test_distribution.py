@@ -1,4 +1,4 @@
-"""`Proximal` on several devices and in several processes: the weights of a single one. And a run that is killed."""
+"""`Proximal` and gates on several devices and in several processes: the weights of a single one. And a run that is killed."""
 
 import os
 import signal
@@ -19,7 +19,8 @@ import keras, numpy as np
 from keras import layers
 import keras_reg
 from keras_reg.optimizers import Proximal
-from keras_reg.regularizers import L1, GroupLasso
+from keras_reg.layers import GaussianGate, HardConcreteGate
+from keras_reg.regularizers import L1, GaussianGatePenalty, GroupLasso, HardConcreteL0
 
 generator = np.random.default_rng(0)
 X = generator.normal(size=(64, 6)).astype("float32")
@@ -35,8 +36,8 @@ def build(inner):
     model.compile(Proximal(inner), "mse")
     return model
 
-def fit(model):
-    history = model.fit(X, Y, batch_size=32, epochs=20, shuffle=False, verbose=0)
+def fit(model, epochs=20):
+    history = model.fit(X, Y, batch_size=32, epochs=epochs, shuffle=False, verbose=0)
     return history.history["loss"][-1], model.get_weights()
 
 INNER = {"SGD": lambda: keras.optimizers.SGD(0.05, momentum=0.9), "Adam": lambda: keras.optimizers.Adam(0.02)}
@@ -49,6 +50,22 @@ def same(expected, found):
     assert any(np.any(w == 0) for w in found[1][::2])
 """
 
+GATES = """
+def build_gated(per_sample):
+    keras.utils.set_random_seed(0)
+    concrete = HardConcreteGate(per_sample=per_sample, gate_regularizer=HardConcreteL0(0.02), seed=1)
+    gaussian = GaussianGate(initial_noise=0.3, per_sample=per_sample, gate_regularizer=GaussianGatePenalty(0.01), seed=2)
+    model = keras.Sequential([keras.Input((6,)), concrete, layers.Dense(8, "tanh"), gaussian, layers.Dense(1)])
+    model.compile(keras.optimizers.Adam(0.05), "mse")
+    return model
+
+def trained_alike(expected, found):
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-3)
+    for a, b in zip(expected[1], found[1], strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-4)
+    assert np.ptp(found[1][0]) > 0.01  # the gates have moved apart
+"""
+
 MIRRORED = (
     """
 import tensorflow as tf
@@ -56,6 +73,7 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 """
     + TRAIN
+    + GATES
     + """
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 assert strategy.num_replicas_in_sync == 2
@@ -63,6 +81,15 @@ for name, inner in INNER.items():
     with strategy.scope():
         model = build(inner())
     same(fit(build(inner())), fit(model))
+with strategy.scope():
+    model, first, second = build_gated(False), build_gated(True), build_gated(True)
+# Both replicas draw the same noise, so that gates for a whole batch are those of a single device.
+trained_alike(fit(build_gated(False), 3), fit(model, 3))
+trained_alike(fit(first, 3), fit(second, 3))
+for variable in first.variables:
+    if not variable.path.startswith("seed_generator"):
+        ours, theirs = (copy.numpy() for copy in variable.value.values)
+        np.testing.assert_array_equal(ours, theirs)
 print("SAME")
 """
 )
@@ -100,6 +127,7 @@ np.savez(f"{folder}/{rank}.npz", *[v.numpy() for v in model.trainable_variables]
 
 DATA_PARALLEL = (
     TRAIN
+    + GATES
     + """
 import jax
 assert len(jax.devices()) == 4
@@ -109,6 +137,9 @@ for name, inner in INNER.items():
     found = fit(build(inner()))
     keras.distribution.set_distribution(None)
     same(expected, found)
+expected = fit(build_gated(True), 5)
+keras.distribution.set_distribution(keras.distribution.DataParallel(devices=keras.distribution.list_devices()))
+trained_alike(expected, fit(build_gated(True), 5))
 print("SAME")
 """
 )

@@ -237,8 +237,21 @@ def test_a_gate_can_come_back():
     model.compile(keras.optimizers.SGD(1e4), "mse")
     gate.gate.assign([4.0, -4.0, 0.0, 1.0])
     model.fit(X, -X, verbose=0)
-    assert array(gate.gate).min() == np.float32(-4.6)
+    np.testing.assert_allclose(array(gate.gate).min(), -np.log(11) - 2.2, rtol=1e-6)
     assert (array(gate.open_probability()) > 0.04).all()
+
+
+def test_every_gate_can_close_and_open_whole():
+    """Within the bounds of its weight, and by hand."""
+    for gate in (HardConcreteGate(gamma=-0.001, zeta=1.001), HardConcreteGate(gamma=-0.5, zeta=3.0), GaussianGate()):
+        gate.build((None, 3))
+        low, high = gate.bounds
+        if isinstance(gate, HardConcreteGate):
+            assert array(hard_concrete_gate([low, high], gate.gamma, gate.zeta)).tolist() == [0, 1]
+        before = array(gate.gates())
+        gate.close([True, False, True])
+        np.testing.assert_array_equal(array(gate.gates()), before * [0, 1, 0])
+        assert (array(gate.gate) == np.clip(array(gate.gate), *gate.bounds)).all()
 
 
 @pytest.mark.parametrize(

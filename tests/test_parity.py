@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_reg.models import attach
+from keras_reg.layers import HardConcreteGate
+from keras_reg.layers.gate import Gate
+from keras_reg.models import attach, insert_gates
 from keras_reg.optimizers import Proximal
-from keras_reg.regularizers import L1, L2, GroupLasso, L0Constraint, StructuralL0Constraint
+from keras_reg.regularizers import L1, L2, GroupLasso, HardConcreteL0, L0Constraint, StructuralL0Constraint
 from keras_reg.regularizers.part import Part
 
 BACKEND = keras.backend.backend()
@@ -28,6 +30,8 @@ def network(penalty, dtype=None):
         made = network(None, dtype)
         attach(made, penalty)
         return made
+    if isinstance(penalty, Gate):  # on the hidden units
+        return insert_gates(network(None, dtype), penalty, where="after")
     return keras.Sequential([keras.Input((4,)), layers.Dense(3, kernel_regularizer=penalty, dtype=dtype), layers.Dense(1, dtype=dtype)])
 
 
@@ -213,6 +217,8 @@ if not hasattr(keras.optimizers, "MultiOptimizer"):  # new in Keras 3.15
 
 # Made with the penalty in their layers; or with weights of one unit under two optimizers, which is refused.
 NOT_BY_ATTACH = ("several optimizers", "several outputs", "sequences", "attention", "weighted")
+# Where files, copies or other dtypes are in play; elsewhere gates are layers like others.
+WITH_GATES = ("float16", "bfloat16", "broken off", "written", "pickled", "swapped averages", "thawed", "data parallel")
 
 
 def run(situation, wrap, penalty, directory):
@@ -234,17 +240,18 @@ def test_parity(situation, tmp_path):
     # What compilers fuse differently, they round differently; float16 shows it soon.
     np.testing.assert_allclose(ours, bare, rtol=2e-3 if "float16" in situation else 1e-4)
     assert warned <= expected
-    if BACKEND != "torch":  # where nothing is compiled, more runs cost little
-        return
-    things = {
-        "group": (Proximal, GroupLasso(0.05, proximal=True)),
-        "count": (Proximal, L0Constraint(0.5, scope="model", every=2, regrow=False)),
-        "sum": (Proximal, L1(0.05, proximal=True) + GroupLasso(0.05, proximal=True) + L2(0.01)),
-        "budget": (Proximal, StructuralL0Constraint(0.6, every=2)),
-        "zeros": (lambda optimizer: Proximal(optimizer, keep_zeros=True), None),
-    }
-    if situation in NOT_BY_ATTACH:
-        del things["budget"]
+    gates = HardConcreteGate(gate_regularizer=HardConcreteL0(0.05), seed=1)
+    things = {"gates": (lambda optimizer: optimizer, gates)} if situation in WITH_GATES else {}
+    if BACKEND == "torch":  # where nothing is compiled, more runs cost little
+        things |= {
+            "group": (Proximal, GroupLasso(0.05, proximal=True)),
+            "count": (Proximal, L0Constraint(0.5, scope="model", every=2, regrow=False)),
+            "sum": (Proximal, L1(0.05, proximal=True) + GroupLasso(0.05, proximal=True) + L2(0.01)),
+            "zeros": (lambda optimizer: Proximal(optimizer, keep_zeros=True), None),
+        }
+        if situation not in NOT_BY_ATTACH:
+            things["budget"] = (Proximal, StructuralL0Constraint(0.6, every=2))
+            things["gates"] = (lambda optimizer: optimizer, gates)
     for name, (wrap, penalty) in things.items():
         found, warned = run(situation, wrap, penalty, tmp_path / name)
         assert np.all(np.isfinite(found))

@@ -1,4 +1,4 @@
-"""Strengths under which a wanted share of the weights is zero."""
+"""Strengths under which a wanted share of the weights is zero, or of the gates closed."""
 
 import math
 from typing import Any
@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_reg._validation import greater_than, one_of, real_number
 from keras_reg.binding import is_constraint, move
+from keras_reg.callbacks.gate_target import GateTarget
 from keras_reg.callbacks.strength import StrengthCallback
 from keras_reg.models.statistics import zeros
 from keras_reg.running import proximal_optimizers
@@ -28,6 +29,12 @@ class TargetSparsity(StrengthCallback):
     share is followed from below, groups that do not come back are not lost to a strength that was too high for a moment, and a weight
     is not taken to zero as a whole. The strengths keep their ratios, and are within a factor of a million of those configured.
 
+    **Gates** (`of="gates"`, for those with `HardConcreteL0` or `GaussianGatePenalty`; no `Proximal` is needed): where fewer gates are
+    closed than the ramp asks for, the least likely open ones are closed, but for the last of a layer, and training decides whether they
+    stay so. Where too many open again the strengths rise, by a factor of 150 at most over the ramp. Where more close than is asked for,
+    or all are about to close at once, the strengths fall, by 2 % a step. A strength that is too low does little harm then; one a hundred
+    times too high may close everything before it has fallen.
+
     They are all that it remembers, saved with the optimizer: a run resumed from the end of an epoch goes on as if it had not stopped (where
     the number of steps is not known before the first epoch, put the callback before those that save; where the learning rate is scheduled,
     what is the largest so far starts anew).
@@ -36,12 +43,12 @@ class TargetSparsity(StrengthCallback):
         target: Share of the penalised weights that shall be zero, between 0 and 1, both excluded.
         epoch: Number of epochs from the start of training (`initial_epoch` included) after which it shall be reached.
         of: `"weights"` (default): the share of exact zeros among the penalised weights; `"groups"`: the share of zero groups, for
-            group penalties. Groups that reach over several weights count once.
+            group penalties, where those that reach over several weights count once; `"gates"`: the share of closed gates.
         every: Steps between two corrections. Defaults to 10. Each applies the proxes about four times, to copies.
         verbose: 1 prints a line each epoch. Defaults to 0.
 
-    Needs `keras_reg.optimizers.Proximal`: without a prox there are no exact zeros to count. `logs` gains `strength` (or `strength/<path>`),
-    `sparsity` and, for groups, `group_sparsity`, at the end of every epoch.
+    But for gates it needs `keras_reg.optimizers.Proximal`: without a prox there are no exact zeros to count. `logs` gains `strength` (or
+    `strength/<path>`), `sparsity` and, for groups, `group_sparsity`, or for gates `closed_gates`, at the end of every epoch.
 
     Example:
 
@@ -57,7 +64,7 @@ class TargetSparsity(StrengthCallback):
         if not 0 < self.target < 1:
             raise ValueError(f"Argument `target` must be between 0 and 1, both excluded. Received: target={target}")
         self.epoch = greater_than(epoch, 0, "epoch")
-        self.of = one_of(of, ("weights", "groups"), "of")
+        self.of = one_of(of, ("weights", "groups", "gates"), "of")
         self.every = int(greater_than(every, 0, "every"))
         self.verbose = verbose
 
@@ -67,6 +74,21 @@ class TargetSparsity(StrengthCallback):
         super().on_train_begin(logs)
 
     def _choose(self) -> dict[str, Any]:
+        return self._choose_gates() if self.of == "gates" else self._choose_proximal()
+
+    def _choose_gates(self) -> dict[str, Any]:
+        self._gates = GateTarget(self.model, self._penalised.values())
+        if not self._gates.weights:
+            raise ValueError(
+                "Argument `of` must be 'weights' or 'groups' for a model without gates that have `HardConcreteL0` or `GaussianGatePenalty` "
+                "as `gate_regularizer`. Received: of='gates'"
+            )
+        ids = {id(weight) for weight in self._gates.weights}
+        chosen = {path: v for path, v in self._penalised.items() if id(v) in ids}
+        _refuse_zero(chosen)
+        return chosen
+
+    def _choose_proximal(self) -> dict[str, Any]:
         optimizers = list(proximal_optimizers(self.model.optimizer))
         counted = [path for path, v in self._penalised.items() if is_constraint(v.regularizer)]
         if counted:
@@ -80,11 +102,7 @@ class TargetSparsity(StrengthCallback):
                 "TargetSparsity needs a model compiled with `keras_reg.optimizers.Proximal`, and a penalty with `proximal=True`: only a "
                 f"prox reaches exact zeros. Received: optimizer {type(self.model.optimizer).__name__}"
             )
-        zero = [path for path, variable in chosen.items() if variable.regularizer.strength == 0]
-        if zero:
-            raise ValueError(
-                f"TargetSparsity multiplies strengths, so none may be 0 at the start. Received: strength 0 at {', '.join(zero)}"
-            )
+        _refuse_zero(chosen)
         mixed = [path for path, v in chosen.items() if v.regularizer.by_gradient is not None and v.regularizer.moves is None]
         if mixed:
             raise ValueError(
@@ -113,16 +131,27 @@ class TargetSparsity(StrengthCallback):
         if ends:
             self._at_the_end = reached
 
-    def _asked_for(self) -> float:
+    def _asked_for(self, steps_ago: int = 0) -> float:
         # How long the first epoch of a generator will be is not known: the ramp moves at its end.
-        within = self._in_epoch / self._steps_in_epoch if self._steps_in_epoch else 0.0
-        progress = min((self._epoch + within) / self.epoch, 1.0)
+        within = (self._in_epoch - steps_ago) / self._steps_in_epoch if self._steps_in_epoch else 0.0
+        progress = min(max(self._epoch + within, 0.0) / self.epoch, 1.0)
         return self.target * (1 - (1 - progress) ** 3)
 
     def _reached(self) -> float:
         return self._share(zeros(self._penalised.values(), self.of == "groups"))
 
     def _correct(self) -> float:
+        return self._correct_gates() if self.of == "gates" else self._correct_proximal()
+
+    def _correct_gates(self) -> float:
+        asked_for, before = self._asked_for(), self._asked_for(self.every)
+        part = self.every / (self.epoch * self._steps_in_epoch) if self._steps_in_epoch else 0.0
+        change = self._gates.change(asked_for, before, self.every, part)
+        move([(variable, self._moderate(variable, change)) for variable in self._moved.values()])
+        self._gates.close(asked_for)
+        return self._gates.closed()
+
+    def _correct_proximal(self) -> float:
         asked_for, reached = self._asked_for(), self._reached()
         rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self._largest_rate = max(self._largest_rate, rate)
@@ -195,8 +224,14 @@ class TargetSparsity(StrengthCallback):
         reached = self._correct() if self._at_the_end is None else self._at_the_end
         strengths = {path: v.regularizer.strength for path, v in self._moved.items()}
         self._log(logs, strengths)
-        if logs is not None and self.of == "groups":
-            logs["group_sparsity"] = reached
+        if logs is not None and self.of != "weights":
+            logs["group_sparsity" if self.of == "groups" else "closed_gates"] = reached
         if self.verbose:
             shown = ", ".join(f"{strength:.3g}" for strength in sorted(set(strengths.values())))
             print(f"TargetSparsity, epoch {epoch + 1}: {reached:.1%} of the {self.of} are zero; strength {shown}")
+
+
+def _refuse_zero(chosen: dict[str, Any]) -> None:
+    zero = [path for path, variable in chosen.items() if variable.regularizer.strength == 0]
+    if zero:
+        raise ValueError(f"TargetSparsity multiplies strengths, so none may be 0 at the start. Received: strength 0 at {', '.join(zero)}")

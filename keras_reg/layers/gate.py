@@ -3,18 +3,20 @@
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_reg._loading import regularizer_from
 from keras_reg._validation import axes, boolean, shown, whole_number
 from keras_reg.ops.groups import group_axes
+from keras_reg.weights import read
 
 
 class Gate(keras.layers.Layer):
     """Multiplies its input by gates along `axis`: by random ones in training, otherwise by fixed ones.
 
-    A subclass writes `sample`, `gates`, `open_probability`, and how its weight `gate` starts. A frozen gate (`trainable = False`) is fixed
-    in training too.
+    A subclass writes `sample`, `gates`, `open_probability`, `closed`, and how its weight `gate` starts. A frozen gate (`trainable = False`)
+    is fixed in training too.
 
     Attributes:
         halves: How many numbers a gate has.
@@ -48,6 +50,15 @@ class Gate(keras.layers.Layer):
     def open_probability(self) -> Any:
         """How likely each gate is open, between 0 and 1."""
         raise NotImplementedError
+
+    def closed(self, weight: Any) -> Any:
+        """What the weight is, as an array, where all gates are closed, and far enough that they are seldom open in training."""
+        raise NotImplementedError
+
+    def close(self, which: Any) -> None:
+        """Close the gates for which a boolean array of their shape is true. Training may open them again."""
+        weight = read(self.gate)
+        self.gate.assign(np.where(np.concatenate([which] * self.halves), self.closed(weight), weight))
 
     def indexed(self, rank: int) -> tuple[int, ...]:
         """The axes of an input of this rank that index the gates."""

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_reg._registration import register
@@ -20,8 +21,9 @@ class GaussianGate(Gate):
     exactly 0 where `variance_g > mean_g**2`. Its one weight, `gate`, holds the means, and after them along its first axis the logarithms
     of the variances; `keras_reg.regularizers.GaussianGatePenalty` is the information that gates let through.
 
-    Gates close only if the penalty is scaled as its docstring says. `keras_reg.models.insert_gates` puts gates into a model with what is
-    behind them as weights; `strip` and `compact` take them out again.
+    Gates close only if the penalty is scaled as its docstring says; `keras_reg.callbacks.TargetSparsity(…, of="gates")` closes as many as
+    are wanted. `keras_reg.models.insert_gates` puts gates into a model with what is behind them as weights; `strip` and `compact` take
+    them out again.
 
     Args:
         axis: The axis (or axes) that index the gates, as in `BatchNormalization`. `None`: a gate for each entry.
@@ -81,6 +83,11 @@ class GaussianGate(Gate):
     def open_probability(self):
         """`mean**2 / (mean**2 + variance)`, the share of each gate that is no noise: at least one half where it is open."""
         return gaussian_signal_share(*self.parameters())
+
+    def closed(self, weight):
+        mean, log_variance = np.split(weight, 2)
+        noise = 2 * np.log(np.maximum(np.abs(mean), np.finfo("float32").tiny)) + 1
+        return np.concatenate([mean, np.maximum(log_variance, np.maximum(noise, self.bounds[0]))])
 
     def _check(self, regularizer):
         if hasattr(regularizer, "beta"):

@@ -4,12 +4,16 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_reg._registration import register
 from keras_reg._validation import real_number
 from keras_reg.layers.gate import Gate
 from keras_reg.ops.gates import BETA, GAMMA, ZETA, hard_concrete_gate, hard_concrete_open_probability, hard_concrete_sample, stretch
+
+ROOM = 2.2
+"""How far `log_alpha` may move beyond where a gate is 0 or 1."""
 
 
 @register
@@ -20,8 +24,10 @@ class HardConcreteGate(Gate):
     uniform, drawn anew for each example and batch; when the model predicts, it is `clip(sigmoid(log_alpha_g) * (zeta - gamma) + gamma, 0,
     1)`. Its one weight, `gate`, holds `log_alpha`; `keras_reg.regularizers.HardConcreteL0` is the expected number of open gates.
 
-    Gates close only if the penalty is scaled as its docstring says: by the number of training examples, and by what is behind a gate.
-    `keras_reg.models.insert_gates` puts gates into a model with these numbers as weights; `strip` and `compact` take them out again.
+    Gates close only if the penalty is scaled as its docstring says, by the number of training examples and by what is behind a gate, and if
+    there are steps enough: with Adam `log_alpha` moves by about the learning rate a step, and has 4.8 to go from `initial_open=0.92` to 0.
+    `keras_reg.callbacks.TargetSparsity(…, of="gates")` closes as many as are wanted. `keras_reg.models.insert_gates` puts gates into a
+    model with what is behind them as weights; `strip` and `compact` take them out again.
 
     Args:
         axis: The axis (or axes) that index the gates, as in `BatchNormalization`. `None`: a gate for each entry.
@@ -29,7 +35,8 @@ class HardConcreteGate(Gate):
         gamma: Lower end of the stretched interval, below 0.
         zeta: Upper end, above 1.
         initial_open: `sigmoid(log_alpha)` at the start, between 0 and 1, both excluded. Defaults to 0.92, where the gates without noise are
-            just 1, so that they change nothing yet. The optimizer keeps `log_alpha` between -4.6 and 4.6, from where a gate can come back.
+            just 1, so that they change nothing yet. The optimizer keeps `log_alpha` between -4.6 and 4.6 (2.2 beyond the values from which
+            on a gate is 0 or 1), from where a gate can come back.
         per_sample: Whether each example has gates of its own (default), or all of a batch the same.
         gate_regularizer: The penalty of the weight, `HardConcreteL0(…)` with the same `beta`, `gamma` and `zeta`.
         seed: Seed of the noise.
@@ -50,8 +57,6 @@ class HardConcreteGate(Gate):
     Reference: [Louizos, Welling and Kingma, 2018](https://arxiv.org/abs/1712.01312).
     """
 
-    bounds = (-4.6, 4.6)
-
     def __init__(
         self,
         axis: Any = -1,
@@ -66,12 +71,21 @@ class HardConcreteGate(Gate):
     ):
         super().__init__(axis, per_sample, gate_regularizer, seed, **kwargs)
         self.beta, self.gamma, self.zeta = stretch(beta, gamma, zeta)
+        self.bounds = (self._zero_from - ROOM, self._one_from + ROOM)
         self.initial_open = real_number(initial_open, "initial_open")
         if not 0 < self.initial_open < 1:
             raise ValueError(f"Argument `initial_open` must be between 0 and 1, both excluded. Received: initial_open={initial_open}")
 
     def start(self, shape, dtype=None):
         return ops.full(shape, math.log(self.initial_open / (1 - self.initial_open)), dtype)
+
+    @property
+    def _zero_from(self) -> float:
+        return math.log(-self.gamma / self.zeta)
+
+    @property
+    def _one_from(self) -> float:
+        return math.log((1 - self.gamma) / (self.zeta - 1))
 
     def sample(self, shape):
         uniform = keras.random.uniform(shape, dtype=self.gate.dtype, seed=self.seed_generator)
@@ -84,6 +98,9 @@ class HardConcreteGate(Gate):
     def open_probability(self):
         """The probability of each gate to be other than 0 in training; their sum is the expected number of open gates."""
         return hard_concrete_open_probability(self.gate.value, self.beta, self.gamma, self.zeta)
+
+    def closed(self, weight):
+        return np.minimum(weight, self._zero_from - 1)
 
     def _check(self, regularizer):
         own = {"beta": self.beta, "gamma": self.gamma, "zeta": self.zeta}
