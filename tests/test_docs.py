@@ -35,7 +35,7 @@ def test_every_public_name_is_documented_with_an_example():
             assert ">>>" in (inspect.getdoc(thing) or ""), f"{namespace}.{name} has no example"
 
 
-PAGES = [*(ROOT / name for name in ("README.md",)), *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 BACKENDS = {"tensorflow": "# TensorFlow\n", "jax": "# JAX\n", "torch": "# PyTorch\n"}
 """The first line of a block that is for one backend."""
 
