@@ -21,7 +21,7 @@ NO_VENV = Python's venv module is missing: install it (on Debian and Ubuntu: apt
 OLD = Python 3.10 or newer is needed: run make again with PYTHON=... (for example PYTHON=python3.12).
 OFFLINE = The installation failed; pip's message above says why. It needs a network that reaches a package index.
 
-.PHONY: demo test test-all test-device test-oldest lint clean help
+.PHONY: demo test test-all test-device test-oldest docs lint clean help
 
 demo: $(VENV)/.examples  ## Train with and without penalties, reload in a new process, picture and table
 	@$(RUN) examples/quickstart.py $(ARGS)
@@ -39,12 +39,16 @@ test-oldest: $(OLDEST)/.test  ## The suite on the oldest versions that pyproject
 test-device: $(VENV)/.backends  ## What depends on the device, on that which JAX and PyTorch find: laws, steps, losses, strengths
 	set -e; for backend in jax torch; do KERAS_BACKEND=$$backend $(RUN) -m pytest $(ON_DEVICE) $(ARGS); done
 
+docs: $(VENV)/.docs  ## The documentation in docs/_build/html, warnings as errors
+	$(RUN) -m sphinx -q -W --keep-going -d docs/_build/doctrees docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
+
 lint: $(VENV)/.test  ## Style and formatting
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
 clean:  ## Remove the virtual environment and everything generated
-	rm -rf $(VENV) $(OLDEST) build dist demo_output *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build docs/_build dist demo_output *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -63,6 +67,11 @@ $(VENV)/.test: pyproject.toml | $(RUN)
 	@echo "Installing Keras, TensorFlow and what the tests need into $(VENV): a minute or two, once."
 	@$(PIP) -e '.[test]' || { echo "$(OFFLINE)"; exit 1; }
 	@touch $@ $(VENV)/.examples
+
+$(VENV)/.docs: pyproject.toml | $(RUN)
+	@echo "Installing what the documentation needs into $(VENV): a minute, once."
+	@$(PIP) -e '.[docs]' || { echo "$(OFFLINE)"; exit 1; }
+	@touch $@
 
 $(OLDEST)/.test: pyproject.toml
 	@$(PYTHON) -m venv $(OLDEST)

@@ -35,7 +35,9 @@ def test_every_public_name_is_documented_with_an_example():
             assert ">>>" in (inspect.getdoc(thing) or ""), f"{namespace}.{name} has no example"
 
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+BACKENDS = {"tensorflow": "# TensorFlow\n", "jax": "# JAX\n", "torch": "# PyTorch\n"}
+"""The first line of a block that is for one backend."""
 
 
 def blocks_of(page):
@@ -43,15 +45,20 @@ def blocks_of(page):
 
 
 # What the pages print is said of TensorFlow; on the other backends the code that they call has its own tests.
-RUN = [page for page in PAGES if blocks_of(page) and (page.name == "README.md" or keras.backend.backend() == "tensorflow")]
+ON_ALL = ("README.md", "custom_loops.md")
+RUN = [page for page in PAGES if blocks_of(page) and (page.name in ON_ALL or keras.backend.backend() == "tensorflow")]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # KerasTuner's
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # The blocks of a page are one program, as a reader would paste them.
+    names = {"__name__": "__main__"}
+    others = tuple(line for backend, line in BACKENDS.items() if backend != keras.backend.backend())
     for block in blocks_of(page):
-        exec(compile(block, page.name, "exec"), {"__name__": "__main__"})
+        if not block.startswith(others):
+            exec(compile(block, page.name, "exec"), names)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

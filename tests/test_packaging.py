@@ -103,7 +103,7 @@ def test_metadata(site, checkout):
     assert about.get_payload().strip() == (checkout / "README.md").read_text(encoding="utf-8").strip()
     needed = {name.partition(">")[0] for name in distribution.requires if "extra ==" not in name}
     assert needed == {"keras", "numpy", "rich", "tensorboard", "tensorflow"}
-    assert set(about.get_all("Provides-Extra")) == {"all-backends", "examples", "jax", "test", "torch"}
+    assert set(about.get_all("Provides-Extra")) == {"all-backends", "docs", "examples", "jax", "test", "torch"}
 
 
 def test_what_is_installed_imports_from_elsewhere(site, checkout, tmp_path):

@@ -1,0 +1,52 @@
+"""The short examples as a user runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+ON_TENSORFLOW = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="says nothing of backends: one is enough")
+
+
+def run(name, *arguments):
+    return subprocess.run([sys.executable, EXAMPLES / f"{name}.py", *arguments], capture_output=True, text=True, env=os.environ)
+
+
+def printed(name, *arguments):
+    done = run(name, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_loop_by_hand_ends_where_fit_does():
+    out = printed("custom_loop")
+    assert "loss" in out
+    assert out.count("45 of 50 weights are 0") == 2
+
+
+@ON_TENSORFLOW
+def test_a_penalty_of_ones_own_and_a_mistaken_one():
+    out = printed("custom_penalty")
+    assert "Huber keeps the contract." in out
+    assert "breaks the law" in out
+    assert "Huber(strength=0.1" in out
+
+
+@ON_TENSORFLOW
+def test_exports_give_the_same_outputs(tmp_path):
+    out = printed("export", "--folder", str(tmp_path))
+    assert all(f"{name}: largest difference" in out for name in ("SavedModel", "LiteRT", "ONNX"))
+    assert {path.name for path in tmp_path.iterdir()} == {"saved_model", "model.tflite", "model.onnx"}
+
+
+@ON_TENSORFLOW
+@pytest.mark.parametrize(("name", "option", "value"), [("custom_loop", "--steps", "0"), ("custom_penalty", "--strength", "-1")])
+def test_arguments_that_cannot_be_used(name, option, value):
+    done = run(name, option, value)
+    assert done.returncode == 2
+    assert option in done.stderr
+    assert f"Received: {value}" in done.stderr
