@@ -221,6 +221,17 @@ def test_a_schedule_and_gradients_that_are_added_up():
     assert small.optimizer._use_weight_decay(small.layers[0].kernel)
 
 
+def test_the_last_examples_are_held_out():
+    """As `fit` does it; weights of examples go with them."""
+    weights = np.arange(1.0, 49.0, dtype="float32")
+    split, report = shrunk(made(), epochs=2, validation_split=0.25, sample_weight=weights)
+    held = X[36:], Y[36:], weights[36:]
+    by_hand, other = shrunk(made(), X[:36], Y[:36], epochs=2, validation_data=held, sample_weight=weights[:36])
+    assert_equal(split, by_hand)
+    assert report.metrics == other.metrics
+    assert report.metrics_of == "validation data"
+
+
 def test_in_half_precision():
     # After an evaluation on JAX Keras's own training cannot go on with averages.
     average = {} if BACKEND == "jax" else {"use_ema": True, "ema_momentum": 0.5}
@@ -379,6 +390,9 @@ REFUSED = {
     "no callbacks": ({"callbacks": ["x"]}, "`callbacks` must be a list of callbacks"),
     "another backup": ({"callbacks": [keras.callbacks.BackupAndRestore("x")]}, "use `backup_dir=`"),
     "validation labels": ({"validation_data": (X, np.ones((48, 3)))}, r"on the validation data.*y of shape \(48, 3\)"),
+    "split and validation data": ({"validation_split": 0.5, "validation_data": (X, Y)}, "exclude each other"),
+    "a split of all": ({"validation_split": 1.0}, "`validation_split` must leave examples on both sides.*1.0"),
+    "a split of a generator": ({"x": endless(), "y": None, "validation_split": 0.5}, "`validation_split` needs `x` and `y` as arrays"),
     "not compiled": ({"model": lambda: keras.Sequential([keras.Input((6,)), layers.Dense(4), layers.Dense(2)])}, "must be compiled"),
     "subclassed": ({"model": subclassed}, "must be a Sequential or functional model"),
     "nothing can leave": ({"model": lambda: compiled(fenced())}, "No unit of the model can leave.* fence keeps 8 units"),

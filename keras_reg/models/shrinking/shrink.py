@@ -15,6 +15,7 @@ from keras_reg.models.shrinking.budgets import budgets_of, can_be_met, check_sma
 from keras_reg.models.shrinking.goal import Goal
 from keras_reg.models.shrinking.ramp import Ramp
 from keras_reg.models.shrinking.report import ShrinkReport, Tried, report
+from keras_reg.models.shrinking.splitting import split_off
 from keras_reg.models.shrinking.training import Training
 from keras_reg.optimizers import Proximal
 from keras_reg.regularizers import StructuralL0Constraint
@@ -69,8 +70,8 @@ def shrink(
         batch_size, verbose, validation_data: As in `fit`. With `verbose` a line is printed for each budget.
         callbacks: As in `fit`, for both trainings; `EarlyStopping` and `ModelCheckpoint`, which choose an epoch, for the second alone.
         backup_dir: A folder for what is trained. The same call with the same folder goes on after an interruption from the last epoch.
-        fit_options: `class_weight`, `sample_weight`, `shuffle`, `steps_per_epoch`, `validation_steps`, `validation_batch_size` and
-            `validation_freq`, as in `fit`.
+        fit_options: `class_weight`, `sample_weight`, `shuffle`, `steps_per_epoch`, `validation_split`, `validation_steps`,
+            `validation_batch_size` and `validation_freq`, as in `fit`.
 
     Returns:
         The smaller model, compiled as the given one, and a report: `print` shows it, as does a notebook; `metrics`, `parameters`, `macs`,
@@ -95,13 +96,14 @@ def shrink(
     ((144, 72), 81, 161)
     """
     started = time.perf_counter()
-    of, budgets = budgets_of({"macs": macs, "parameters": parameters, "units": units}, metric_drop, validation_data)
+    data = {"x": x, "y": y, "validation_data": validation_data, "batch_size": batch_size}
+    data, fit_options = split_off(data, fit_options)
+    of, budgets = budgets_of({"macs": macs, "parameters": parameters, "units": units}, metric_drop, data["validation_data"])
     epochs = whole_number(epochs, "epochs", at_least=1)
     _check(model)
     dense = small = _copied(model)
     full = cost(model, of)
     check_smallest(dense, of, budgets[0] * full, "metric_drop" if metric_drop is not None else of, full)
-    data = {"x": x, "y": y, "validation_data": validation_data, "batch_size": batch_size}
     training = Training(dense, data, epochs, verbose, callbacks, fit_options)
     if training.updates(dense) in (0, 1):
         raise ValueError(f"Argument `epochs` must make for two updates or more, on the way down to a budget. Received: epochs={epochs}")
