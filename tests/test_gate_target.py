@@ -107,7 +107,7 @@ def test_a_strength_that_is_too_high_comes_down():
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_data_of_unknown_length():
     model = keras.Sequential([keras.Input((8,)), KINDS["gaussian"](1e-3), layers.Dense(1)])
-    model.compile(keras.optimizers.Adam(0.02), "mse", run_eagerly=True)
+    model.compile(keras.optimizers.Adam(0.02), "mse")
     batches = (pair for pair in zip(np.split(X, 8), np.split(Y, 8), strict=True))
     history = model.fit(batches, shuffle=False, verbose=0, callbacks=[TargetSparsity(0.5, epoch=1, of="gates")]).history
     assert history["closed_gates"] == [0.5]

@@ -35,8 +35,8 @@ class HardConcreteGate(Gate):
         gamma: Lower end of the stretched interval, below 0.
         zeta: Upper end, above 1.
         initial_open: `sigmoid(log_alpha)` at the start, between 0 and 1, both excluded. Defaults to 0.92, where the gates without noise are
-            just 1, so that they change nothing yet. The optimizer keeps `log_alpha` between -4.6 and 4.6 (2.2 beyond the values from which
-            on a gate is 0 or 1), from where a gate can come back.
+            just 1, so that they change nothing yet. The optimizer keeps `log_alpha` between -4.6 and 4.6 (farther apart where `gamma` and
+            `zeta` need it), from where a gate can come back.
         per_sample: Whether each example has gates of its own (default), or all of a batch the same.
         gate_regularizer: The penalty of the weight, `HardConcreteL0(…)` with the same `beta`, `gamma` and `zeta`.
         seed: Seed of the noise.
@@ -71,7 +71,7 @@ class HardConcreteGate(Gate):
     ):
         super().__init__(axis, per_sample, gate_regularizer, seed, **kwargs)
         self.beta, self.gamma, self.zeta = stretch(beta, gamma, zeta)
-        self.bounds = (self._zero_from - ROOM, self._one_from + ROOM)
+        self.bounds = (min(-4.6, self._zero_from - ROOM), max(4.6, self._one_from + ROOM))
         self.initial_open = real_number(initial_open, "initial_open")
         if not 0 < self.initial_open < 1:
             raise ValueError(f"Argument `initial_open` must be between 0 and 1, both excluded. Received: initial_open={initial_open}")
