@@ -45,8 +45,8 @@ PUBLISHED = (
 )
 """Multiplications and test errors of others, and whether they were read in their sources."""
 PENALTY = ((47_830, 1.53), (30_954, 1.59), (22_633, 1.67), (15_678, 1.78), (11_285, 2.05))
-"""The same of `Grouped(Lq(…, q=0.5))` on the units by what they cost, with the same noise: means of three seeds, 60 + 30 epochs of SGD, of an
-earlier sketch in JAX alone."""
+"""The same of a group L1/2 on units weighed by what they cost, with the same noise: means of three seeds, 60 + 30 epochs of SGD, of an
+earlier sketch."""
 
 
 def images(file):
