@@ -34,7 +34,7 @@ test-all: $(VENV)/.backends  ## The whole suite on TensorFlow, JAX and PyTorch, 
 
 test-oldest: $(OLDEST)/.test  ## The suite on the oldest versions that pyproject.toml allows, without what needs KerasHub
 	KERAS_BACKEND=tensorflow $(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -p no:cacheprovider $(OLDEST_IGNORED) \
-		-k 'not BERT-like and not ViT-like' $(ARGS)
+		-k 'not BERT-like and not ViT-like and not onnx_alone' $(ARGS)
 
 test-device: $(VENV)/.backends  ## What depends on the device, on that which JAX and PyTorch find: laws, steps, losses, strengths
 	set -e; for backend in jax torch; do KERAS_BACKEND=$$backend $(RUN) -m pytest $(ON_DEVICE) $(ARGS); done

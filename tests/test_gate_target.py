@@ -28,7 +28,7 @@ def trained(kind, strength):
     """A linear model that has seen the data, and then has gates on its inputs."""
     keras.utils.set_random_seed(1)
     plain = keras.Sequential([keras.Input((8,)), layers.Dense(1, name="output")])
-    plain.layers[0].kernel.assign(np.linalg.lstsq(X, Y)[0] + RNG.normal(size=(8, 1)) / 10)
+    plain.layers[0].kernel.assign(np.linalg.lstsq(X, Y, rcond=None)[0] + RNG.normal(size=(8, 1)) / 10)
     model = insert_gates(plain, KINDS[kind](strength), cost=None)
     model.compile(keras.optimizers.Adam(0.02), "mse")
     find = TargetSparsity(0.75, epoch=12, of="gates", every=4)

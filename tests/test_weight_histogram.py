@@ -412,7 +412,8 @@ def test_a_loop_of_ones_own(tmp_path):
 def test_beside_keras_tensorboard(tmp_path):
     model = build()
     fit(model, keras.callbacks.TensorBoard(tmp_path, histogram_freq=1), WeightHistogram(tmp_path), validation_data=(X, Y))
-    runs = {name: Events(tmp_path / name) for name in ("train", "validation", "weights")}
+    # Keras 3.12 gives weights of the same name in several layers one tag.
+    runs = {name: Events(tmp_path / name, once=name != "train") for name in ("train", "validation", "weights")}
     assert set(os.listdir(tmp_path)) == set(runs)
     assert set(runs["train"].scalars) >= {"epoch_loss"}
     assert runs["weights"].steps("first/kernel") == [0, 10, 20]
