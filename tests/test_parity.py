@@ -256,4 +256,5 @@ def test_parity(situation, tmp_path):
         found, warned = run(situation, wrap, penalty, tmp_path / name)
         assert np.all(np.isfinite(found))
         assert penalty is None or not np.allclose(found, bare, rtol=1e-3), name
-        assert warned <= expected, name
+        # Keras says of each layer without a kernel that it has no `quantize`, as of its own.
+        assert {message for message in warned if "a `quantize` method" not in message} <= expected, name
