@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 OLDEST ?= .venv-oldest
 OLDEST_VERSIONS = keras==3.12.0 tensorflow==2.20.0 tensorboard==2.20.0 numpy==1.26.4
 # What these need is newer than that, or is no part of the package.
-OLDEST_IGNORED = $(foreach name,compaction_hub compaction_networks packaging notebooks docs selection_executors,--ignore=tests/test_$(name).py)
+OLDEST_IGNORED = $(foreach name,compaction_hub compaction_networks packaging notebooks docs selection_executors tuner,--ignore=tests/test_$(name).py)
 BACKENDS ?= tensorflow jax torch
 ARGS ?=
 WORKERS ?= auto
@@ -34,7 +34,7 @@ test-all: $(VENV)/.backends  ## The whole suite on TensorFlow, JAX and PyTorch, 
 
 test-oldest: $(OLDEST)/.test  ## The suite on the oldest versions that pyproject.toml allows, without what needs KerasHub
 	KERAS_BACKEND=tensorflow $(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -p no:cacheprovider $(OLDEST_IGNORED) \
-		-k 'not BERT-like and not ViT-like' $(ARGS)
+		-k 'not BERT-like and not ViT-like and not keras_hub and not onnx' $(ARGS)
 
 test-device: $(VENV)/.backends  ## What depends on the device, on that which JAX and PyTorch find: laws, steps, losses, strengths
 	set -e; for backend in jax torch; do KERAS_BACKEND=$$backend $(RUN) -m pytest $(ON_DEVICE) $(ARGS); done

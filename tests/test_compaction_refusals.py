@@ -155,13 +155,14 @@ def a_slope_along_two_axes():
 @case
 def numbers_for_units_that_are_held_elsewhere():
     rescaling = L.Rescaling(np.linspace(0.5, 2, 8).tolist())
-    return vector(lambda x: rescaling(L.Dense(8, "relu")(x)) + rescaling(L.LayerNormalization()(L.Dense(8, "relu")(x))))
+    return vector(lambda x: L.Concatenate()([rescaling(L.Dense(8)(x)), rescaling(L.LayerNormalization()(L.Dense(8)(x)))]))
 
 
 @case
 def numbers_for_two_axes():
     rescaling = L.Rescaling(np.linspace(0.5, 2, 6).tolist())
-    return vector(lambda x: rescaling(L.Dense(6, "relu")(x)) + rescaling(L.Permute((2, 1))(L.Dense(6)(x))), 6, 6)
+    flat = L.Flatten()
+    return vector(lambda x: L.Concatenate()([flat(rescaling(y)) for y in (L.Dense(6)(x), L.Permute((2, 1))(L.Dense(6)(x)))]), 6, 6)
 
 
 def split_twice(second):
