@@ -268,6 +268,20 @@ def test_both_directions_keep_equally_many():
     assert small.get_layer("a").forward_layer.units == small.get_layer("a").backward_layer.units == 4
 
 
+def test_states_of_both_directions():
+    """The first is for the layer that goes forward: its second unit leaves, and the third of the other."""
+    x, z = keras.Input((4, 3)), keras.Input((2,))
+    states = [L.Dense(5, name=name)(z) for name in ("f", "b")]
+    model = scatter(keras.Model([x, z], L.Dense(2, name="c")(L.Bidirectional(L.SimpleRNN(5), name="a")(x, initial_state=states))), dead=0.0)
+    change(model, "c", "kernel", np.s_[[1, 5 + 2]])
+    for layer, unit in ((model.get_layer("a").forward_layer, 1), (model.get_layer("a").backward_layer, 2)):
+        kernel, recurrent, bias = layer.get_weights()
+        recurrent[unit] = 0
+        layer.set_weights([kernel, recurrent, bias])
+    small = check(model)
+    assert [small.get_layer(name).units for name in ("f", "b")] == [4, 4]
+
+
 def attention(mask=False, **arguments):
     x = keras.Input((4, 6))
     given = {"attention_mask": keras.Input((4, 4), dtype="bool")} if mask else {}

@@ -155,6 +155,7 @@ KINDS = {
     "where": (lambda x: ops.where(x > 0.5, L.Dense(8)(x), 0.25), 8),
     "where of several": (lambda x: ops.where(ops.logical_and(x > 0.5, L.Dense(8)(x) <= 3.0), x, 0.0), 8),
     "where by one": (lambda x: ops.where(L.Dense(1)(x) > 0.5, x, 0.0), 8),
+    "where by one, or a number": (lambda x: ops.where(L.Dense(1)(x) > 0.5, x, 0.25), 0),
     "where by an array": (lambda x: ops.where(np.outer(np.arange(6), VALUES) > 2.5, x, L.Dense(8)(x)), 8),
     "comparison": (lambda x: ops.cast(ops.logical_and(x > 0.5, ops.logical_not(x > 2.0)), "float32"), 8),
     "rounded": (lambda x: ops.round(x), 8),
