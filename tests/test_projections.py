@@ -8,7 +8,7 @@ import pytest
 from keras import backend, ops
 
 from keras_reg import ops as maps
-from keras_reg.backend import plain, smallest
+from keras_reg.backend import alive, only, plain, smallest
 from keras_reg.testing.autodiff import compiled
 
 RNG = np.random.default_rng(0)
@@ -163,3 +163,17 @@ def test_what_a_block_counts(pooling, expected):
 def test_what_does_not_fit(call, message):
     with pytest.raises(ValueError, match=message):
         call(np.ones((4, 3), "float32"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_zeros_are_held_and_what_is_broken_shows(dtype):
+    before = ops.convert_to_tensor([[0.0, -0.0, 1.0, -1e-30], [0.0, 0.0, 2.0, 0.0]], dtype)
+    x = ops.convert_to_tensor([[3.0, -3.0, -4.0, 5.0], [np.nan, np.inf, np.nan, 0.0]], dtype)
+    found = np.asarray(ops.convert_to_numpy(ops.cast(only(x, alive(before)), "float32")))
+    np.testing.assert_array_equal(found[0], [0, 0, -4, 5])
+    assert not np.signbit(found[0, :2]).any()
+    assert np.isnan(found[1, [0, 2]]).all()
+    assert not np.isfinite(found[1, 1])
+    # A choice gives truth values, for whole rows or columns as well.
+    kept = ops.convert_to_tensor([[True], [False]])
+    np.testing.assert_array_equal(ops.convert_to_numpy(only(ops.ones((2, 3)), kept)), [[1, 1, 1], [0, 0, 0]])

@@ -35,9 +35,10 @@ class TargetSparsity(StrengthCallback):
     or all are about to close at once, the strengths fall, by 2 % a step. A strength that is too low does little harm then; one a hundred
     times too high may close everything before it has fallen.
 
-    They are all that it remembers, saved with the optimizer: a run resumed from the end of an epoch goes on as if it had not stopped (where
-    the number of steps is not known before the first epoch, put the callback before those that save; where the learning rate is scheduled,
-    what is the largest so far starts anew).
+    The strengths are all that it remembers, saved with the optimizer: a run resumed from the end of an epoch goes on as if it had not
+    stopped (where the number of steps is not known before the first epoch, put the callback before those that save; where the learning
+    rate is scheduled, what is the largest so far starts anew). Those of gates are in `.keras` files, not in files of weights: after
+    `BackupAndRestore` they start from what was configured.
 
     Args:
         target: Share of the penalised weights that shall be zero, between 0 and 1, both excluded.

@@ -133,7 +133,7 @@ def select_features(
         start = strength_max(copy, data.x, data.y, data.sample_weight, data.class_weight).weights[weight.path] / 1000
     start = greater_than(start, 0, "start")
     about = {"k": k, "start": start, "ratio": ratio, "seed": seed, "epochs": fit_arguments.get("epochs", 1)}
-    about["data"] = fingerprint(data.x, data.y, data.sample_weight)
+    about["data"] = None if folder is None else fingerprint(vars(data))
     kept = Folder(folder)
     steps = math.ceil(math.log(FARTHEST) / math.log(ratio)) + 1
     strengths = kept.begin(about, lambda: [start * ratio**step for step in range(steps)])["strengths"]

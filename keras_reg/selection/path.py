@@ -12,6 +12,7 @@ import numpy as np
 from keras_reg._validation import boolean, greater_than, items, one_of, received, whole_number
 from keras_reg.binding import is_penalty
 from keras_reg.models.fingerprint import fingerprint
+from keras_reg.models.shrinking.splitting import place_of_split
 from keras_reg.selection.data import Data, validation_of
 from keras_reg.selection.executors import check_executor, run_all
 from keras_reg.selection.folder import Folder, Point
@@ -139,7 +140,7 @@ def regularization_path(
         "falling": falling,
         "warm_start": warm_start,
         "sets": {name: len(part) if part.cuttable else None for name, (part, _) in sets.items()},
-        "data": fingerprint([(part.x, part.y, part.sample_weight) for part in (data, validation) if part is not None]),
+        "data": None if folder is None else fingerprint(*(vars(part) for part in (data, validation) if part is not None)),
         "weights": [[list(w.shape), _in_words(w.regularizer)] for w in model.weights],
         "epochs": fit_arguments.get("epochs", 1),
         "seed": seed,
@@ -224,10 +225,9 @@ def check_fit_arguments(model: Any, arguments: dict[str, Any], function: str) ->
 
 def _last_part(data: Data, split: Any) -> tuple[Data, Data]:
     """As `fit` cuts validation data off."""
-    share = greater_than(split, 0, "validation_split")
-    number = int(len(data) * (1 - share)) if data.cuttable and share < 1 else 0
-    if number == 0 or number == len(data):
-        raise ValueError(f"Argument `validation_split` must leave examples of arrays on both sides. {received(split, 'validation_split')}")
+    if not data.cuttable:
+        raise ValueError(f"Argument `validation_split` needs `x` and `y` as arrays. {received(data.x, 'x')}")
+    number = place_of_split(len(data), split)
     return data.cut(slice(None, number)), data.cut(slice(number, None))
 
 

@@ -141,7 +141,7 @@ class Training:
         self._folder.mkdir(parents=True, exist_ok=True)
         given = {
             "weights": fingerprint(*(weight.value for weight in model.weights)),
-            "data": fingerprint(self.data),
+            "data": fingerprint(self.data, self.options.get("sample_weight")),
             "batch_size": self.data["batch_size"],
         }
         self._job = {"job": {**job, **given}, "seconds": {}}
