@@ -1,14 +1,18 @@
 """Files are data: whatever a config has in the place of ours, nothing of it runs, neither on loading nor later."""
 
+import contextlib
 import copy
 import json
 import os
+import warnings
 import zipfile
 
 import keras
 import numpy as np
 import pytest
 from architectures import Block
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from keras import layers, ops
 from keras.src.saving import serialization_lib
 from keras.src.utils import python_utils
@@ -189,6 +193,30 @@ def test_in_the_place_of_an_argument_of_ours(kind, name):
         except (ValueError, TypeError):
             continue
         assert (key, name) == ("structure", "text"), made
+
+
+KEYS = ["class_name", "config", "module", "registered_name", "strength", "axis", "value"]
+NUMBERS = st.integers() | st.floats() | st.sampled_from([10**400, -1, 0, 0.5])
+ANY = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(max_size=5) | st.sampled_from(["sgd", "relu", "float32", "../x", "__lambda__"]),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=5), inside, max_size=3),
+    max_leaves=5,
+)
+
+
+@pytest.mark.parametrize("kind", OF_OURS)
+def test_anything_in_a_config(kind):
+    saved = as_saved(OF_OURS[kind]())
+    keys = sorted(saved["config"].keys() - {"name", "dtype", "trainable", "reduction"})
+
+    @settings(max_examples=100)
+    @given(st.dictionaries(st.sampled_from([*keys, "other"]), ANY, min_size=1, max_size=2))
+    def change(changes):
+        with warnings.catch_warnings(), contextlib.suppress(ValueError, TypeError):
+            warnings.simplefilter("ignore")
+            keras.saving.deserialize_keras_object({**saved, "config": {**copy.deepcopy(saved["config"]), **changes}})
+
+    change()
 
 
 @pytest.mark.parametrize("name", HOSTILE)
