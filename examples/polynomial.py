@@ -28,7 +28,8 @@ from keras_reg.selection import regularization_path
 from keras_reg.visualization.style import COLOURS, new_figure
 
 POINTS, NOISE, STEPS = 20, 0.25, 600
-COPIES = 20  # of the points in an epoch: a step sees each once, and epochs have their cost
+COPIES = 100  # of the points in an epoch: a step sees each once, and epochs have their cost
+STEPS_AT_ONCE = 20
 GRID = np.geomspace(1e-5, 10.0, 9).tolist()
 WHICH = ("too low", "chosen", "too high")
 
@@ -46,7 +47,7 @@ def layer(penalty, degree):
     model = keras.Sequential([keras.Input((degree,)), keras.layers.Dense(1, kernel_regularizer=penalty)])
     inner = keras.optimizers.SGD(0.2, momentum=0.9, nesterov=True)
     model.compile(
-        Proximal(inner) if penalty is not None else inner, "mse", steps_per_execution=1 if keras.backend.backend() == "torch" else COPIES
+        Proximal(inner) if penalty is not None else inner, "mse", steps_per_execution=1 if keras.backend.backend() == "torch" else STEPS_AT_ONCE
     )
     return model
 

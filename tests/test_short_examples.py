@@ -1,25 +1,10 @@
 """The short examples as a user runs them."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import keras
 import pytest
+from example_runs import check_refusal, printed
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
 ON_TENSORFLOW = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="says nothing of backends: one is enough")
-
-
-def run(name, *arguments):
-    return subprocess.run([sys.executable, EXAMPLES / f"{name}.py", *arguments], capture_output=True, text=True, env=os.environ)
-
-
-def printed(name, *arguments):
-    done = run(name, *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_a_loop_by_hand_ends_where_fit_does():
@@ -45,8 +30,5 @@ def test_exports_give_the_same_outputs(tmp_path):
 
 @ON_TENSORFLOW
 @pytest.mark.parametrize(("name", "option", "value"), [("custom_loop", "--steps", "0"), ("custom_penalty", "--strength", "-1")])
-def test_arguments_that_cannot_be_used(name, option, value):
-    done = run(name, option, value)
-    assert done.returncode == 2
-    assert option in done.stderr
-    assert f"Received: {value}" in done.stderr
+def test_arguments_that_cannot_be_used(monkeypatch, capsys, name, option, value):
+    check_refusal(monkeypatch, capsys, name, option, value)

@@ -96,10 +96,10 @@ class Trainer:
         track(model)
         data = job.data
         given = {"x": data.x, "y": data.y, "sample_weight": data.sample_weight, "class_weight": data.class_weight}
-        if job.validation is not None:
+        callbacks = [*tree.flatten(job.fit.get("callbacks") or []), *self._early_stop()]
+        if job.validation is not None and (callbacks or job.verbose):  # somebody looks at it after each epoch
             given["validation_data"] = _for_keras(job.validation)
-        callbacks = tree.flatten(job.fit.get("callbacks") or [])
-        arguments = {**job.fit, "callbacks": [*callbacks, *self._early_stop()], "verbose": job.verbose}
+        arguments = {**job.fit, "callbacks": callbacks, "verbose": job.verbose}
         history = model.fit(**{key: value for key, value in given.items() if value is not None}, **arguments)
         counted = zeros(self.strengths.variables.values())
         scores, errors = self._scores()

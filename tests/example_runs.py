@@ -1,0 +1,29 @@
+"""The examples as a user runs them, and what they say of arguments that they cannot use."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "examples"
+
+
+def printed(name, *arguments):
+    done = subprocess.run([sys.executable, FOLDER / f"{name}.py", *arguments], capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def check_refusal(monkeypatch, capsys, name, option, value):
+    """In this process: another one would take seconds to load Keras, and no longer to read its arguments."""
+    monkeypatch.setattr(sys, "argv", [name, option, value])
+    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert option in said
+    assert f"Received: {value}" in said
