@@ -46,9 +46,8 @@ def powers(t, degree):
 def layer(penalty, degree):
     model = keras.Sequential([keras.Input((degree,)), keras.layers.Dense(1, kernel_regularizer=penalty)])
     inner = keras.optimizers.SGD(0.2, momentum=0.9, nesterov=True)
-    model.compile(
-        Proximal(inner) if penalty is not None else inner, "mse", steps_per_execution=1 if keras.backend.backend() == "torch" else STEPS_AT_ONCE
-    )
+    at_once = 1 if keras.backend.backend() == "torch" else STEPS_AT_ONCE
+    model.compile(Proximal(inner) if penalty is not None else inner, "mse", steps_per_execution=at_once)
     return model
 
 
