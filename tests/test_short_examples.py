@@ -1,5 +1,7 @@
 """The short examples as a user runs them."""
 
+import re
+
 import keras
 import pytest
 from example_runs import check_refusal, printed
@@ -29,6 +31,34 @@ def test_exports_give_the_same_outputs(tmp_path):
 
 
 @ON_TENSORFLOW
-@pytest.mark.parametrize(("name", "option", "value"), [("custom_loop", "--steps", "0"), ("custom_penalty", "--strength", "-1")])
+def test_columns_of_a_wide_table_that_never_help_are_dropped():
+    out = printed("wide_table", "--values", "30", "--rows", "10000")
+    left = {name: int(weights.replace(",", "")) for name, weights in re.findall(r"^\| (\S.*?) \| 0\.\d+ \| ([\d,]+) ", out, re.M)}
+    assert left["no penalty"] == left["L1 of Keras"] > 1500
+    assert left["L1, Proximal"] < 0.5 * left["no penalty"]
+
+
+@ON_TENSORFLOW
+def test_an_lstm_with_fewer_units():
+    out = printed("lstm", "--epochs", "4", "--strength", "0.01", "--units", "16")
+    units = [int(units) for units in re.findall(r"^\| [ag].*? \| (\d+) ", out, re.M)]
+    assert units[0] == 16 > units[1] > 0
+
+
+@ON_TENSORFLOW
+def test_two_devices_give_the_weights_of_one():
+    assert re.search(r"2 devices: zeros in the kernels \[[1-9]\d*, [1-9]", printed("distributed"))
+
+
+@ON_TENSORFLOW
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("custom_loop", "--steps", "0"),
+        ("custom_penalty", "--strength", "-1"),
+        ("lstm", "--units", "1"),
+        ("wide_table", "--values", "2"),
+    ],
+)
 def test_arguments_that_cannot_be_used(monkeypatch, capsys, name, option, value):
     check_refusal(monkeypatch, capsys, name, option, value)
