@@ -39,8 +39,9 @@ def test_the_features_that_matter_stay_longest(tmp_path):
     assert again.indices.tolist() == chosen.indices.tolist()
 
 
-def test_images_and_a_penalty_that_is_there():
-    model = network(GroupLasso(1.0, axis=-2, proximal=True), (4, 4), Proximal(keras.optimizers.Adam(0.01)))
+def test_images_and_a_penalty_that_is_there_in_a_model_within_one():
+    model = keras.Sequential([keras.Input((4, 4)), network(GroupLasso(1.0, axis=-2, proximal=True), (4, 4))])
+    model.compile(Proximal(keras.optimizers.Adam(0.01)), "mse")
     chosen = select_features(model, X.reshape(-1, 4, 4), Y, 3, **QUICK)
     assert chosen.indices.tolist() == [2, 5, 11]
     assert chosen.mask.shape == (4, 4)

@@ -193,7 +193,8 @@ def _run_down_to(job: Job, k: int, place: int, shape: tuple, names: list[str] | 
 
 def _penalised_copy(model: Any, number: int) -> tuple[Any, int]:
     """A copy under `Proximal`, with a penalty on the weight that reads the features, and the place of that among its weights."""
-    kernel = next((layer.kernel for layer in layers_of(model) if isinstance(layer, keras.layers.Dense) and layer.kernel.trainable), None)
+    kernels = {id(layer.kernel) for layer in layers_of(model) if isinstance(layer, keras.layers.Dense)}
+    kernel = next((weight for weight in model.trainable_weights if id(weight) in kernels), None)  # in order, also of models in models
     if kernel is None or kernel.shape[0] != number:
         found = "none" if kernel is None else f"{kernel.path!r} of shape {tuple(kernel.shape)}"
         raise ValueError(f"Argument `model` must read the {number} features of `x` by its first dense layer. Received: {found}")
