@@ -42,6 +42,7 @@ def trained(penalty, seed=0):
 
 @pytest.mark.parametrize("name", PENALTIES)
 def test_what_is_not_used_any_more_is_freed(name):
+    gc.collect()  # what other tests have left
     before = len(binding._notes)
     model = trained(PENALTIES[name]())
     left = [weakref.ref(thing) for thing in (model, model.optimizer, *model.layers)]

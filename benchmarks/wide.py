@@ -1,0 +1,75 @@
+"""What penalties cost on embeddings of many rows, of which a step touches few.
+
+    python benchmarks/wide.py
+    python benchmarks/wide.py --rows 10000 10000000 --rounds 5
+
+A model of one `Embedding` with 16 columns and a dense layer, batches of 256 examples with 8 rows each, on TensorFlow, whose gradients of
+embeddings are sparse. Milliseconds of a step, medians of rounds in which the models take turns, and ratios to the bare optimizer.
+"""
+
+import argparse
+import os
+import random
+import time
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from keras_reg.optimizers import Proximal
+from keras_reg.regularizers import L1, GroupLasso
+
+COLUMNS, EXAMPLES, READ = 16, 256, 8
+INNER = {"SGD": lambda: keras.optimizers.SGD(0.1), "Adagrad": lambda: keras.optimizers.Adagrad(0.1)}
+CASES = {
+    "alone": lambda inner: (None, inner),
+    "L1 of Keras": lambda inner: (keras.regularizers.L1(1e-6), inner),
+    "L1": lambda inner: (L1(1e-6, proximal=True), Proximal(inner)),
+    "GroupLasso": lambda inner: (GroupLasso(1e-6, axis=-1, proximal=True), Proximal(inner)),
+}
+
+
+def training(rows, penalty, optimizer):
+    """A function that makes a step."""
+    table = layers.Embedding(rows, COLUMNS, embeddings_regularizer=penalty)
+    model = keras.Sequential([keras.Input((READ,), dtype="int32"), table, layers.Flatten(), layers.Dense(1)])
+    model.compile(optimizer, "mse")
+    x = np.random.default_rng(0).integers(0, rows, (EXAMPLES, READ)).astype("int32")
+    batches = iter(tf.data.Dataset.from_tensors((x, np.ones((EXAMPLES, 1), "float32"))).repeat())
+    model.make_train_function()
+
+    def step():
+        start = time.perf_counter()
+        float(model.train_function(batches)["loss"])
+        return 1e3 * (time.perf_counter() - start)
+
+    for _ in range(2):
+        step()
+    return step
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[10**4, 10**5, 10**6, 10**7])
+    parser.add_argument("--rounds", type=int, default=9)
+    args = parser.parse_args()
+    print("| optimizer | rows | " + " | ".join(CASES) + " |\n" + "| --- " * (len(CASES) + 2) + "|")
+    for name, inner in INNER.items():
+        for rows in args.rows:
+            steps = {case: training(rows, *make(inner())) for case, make in CASES.items()}
+            times = {case: [] for case in CASES}
+            for _ in range(args.rounds):
+                for case in random.sample(list(CASES), len(CASES)):
+                    times[case].append(steps[case]())
+            alone = np.median(times["alone"])
+            cells = [f"{np.median(times[case]) / alone:.2f}" for case in CASES if case != "alone"]
+            print(f"| {name} | {rows:,} | {alone:.1f} ms | " + " | ".join(cells) + " |", flush=True)
+            del steps
+
+
+if __name__ == "__main__":
+    main()
