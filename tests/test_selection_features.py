@@ -39,6 +39,15 @@ def test_the_features_that_matter_stay_longest(tmp_path):
     assert again.indices.tolist() == chosen.indices.tolist()
 
 
+def test_with_sgd_what_stays_is_not_shrunk():
+    """The penalty is not convex there: a group lasso takes far more from the features that stay."""
+    inner, options = {"class_name": "SGD", "config": {"learning_rate": 0.02, "momentum": 0.9}}, {**QUICK, "epochs": 12}
+    chosen = select_features(network(optimizer=keras.optimizers.get(inner)), X, Y, 3, **options)
+    shrunk = select_features(network(GroupLasso(1.0, axis=-2, proximal=True), optimizer=Proximal(inner)), X, Y, 3, **options)
+    assert chosen.indices.tolist() == shrunk.indices.tolist() == [2, 5, 11]
+    assert np.linalg.norm(chosen.points[-1].weights[0]) > 1.5 * np.linalg.norm(shrunk.points[-1].weights[0])
+
+
 def test_images_and_a_penalty_that_is_there_in_a_model_within_one():
     model = keras.Sequential([keras.Input((4, 4)), network(GroupLasso(1.0, axis=-2, proximal=True), (4, 4))])
     model.compile(Proximal(keras.optimizers.Adam(0.01)), "mse")

@@ -12,7 +12,7 @@ from keras_reg.binding import is_proximal
 from keras_reg.models.attachment.attach import attach
 from keras_reg.models.fingerprint import fingerprint
 from keras_reg.optimizers import Proximal
-from keras_reg.regularizers import GroupLasso
+from keras_reg.regularizers import Grouped, GroupLasso, Lq
 from keras_reg.running import proximal_optimizers
 from keras_reg.selection import pictures
 from keras_reg.selection.data import Data, validation_of
@@ -76,7 +76,7 @@ def select_features(
     verbose: int = 1,
     **fit_arguments: Any,
 ) -> SelectedFeatures:
-    """The `k` input features that stay longest as the group lasso on the layer that reads them grows stronger.
+    """The `k` input features that stay longest as a group penalty on the layer that reads them grows stronger.
 
     A group is what the first dense layer reads from one feature. The model is trained without much of a penalty and then, from there on, at
     one strength after the other, each `ratio` times the one before, until no more than `k` features are left. Where the last step
@@ -84,8 +84,9 @@ def select_features(
 
     Args:
         model: A built and compiled Keras model, whose first dense layer reads the features themselves (through `Flatten`, `Normalization`,
-            `Dropout` and their like). Where this layer has no penalty it gets `GroupLasso(axis=-2)`, and the optimizer goes into a
-            `Proximal`. The model stays as it is.
+            `Dropout` and their like). Where this layer has no penalty it gets one, and the optimizer goes into a `Proximal`: with SGD
+            `Grouped(Lq(q=0.5), axis=-2)`, which leaves what stays as large as it was, elsewhere `GroupLasso(axis=-2)`. On MNIST the former
+            chose by far the better pixels. The model stays as it is.
         x: Inputs: an array, or a data frame, whose columns are names. Features on different scales are to be scaled first.
         y: Targets.
         k: How many features are to be left.
@@ -126,12 +127,14 @@ def select_features(
     if not 1 <= whole_number(k, "k", at_least=1) < math.prod(shape):
         raise ValueError(f"Argument `k` must be less than the number of features, {math.prod(shape)}. Received: k={k}")
     ratio = greater_than(ratio, 1, "ratio")
-    copy, place = _penalised_copy(model, math.prod(shape))
+    copy, place, given = _penalised_copy(model, math.prod(shape))
     weight = copy.weights[place]
     if start is None:
         # The penalties of other weights do not move.
         start = strength_max(copy, data.x, data.y, data.sample_weight, data.class_weight).weights[weight.path] / 1000
     start = greater_than(start, 0, "start")
+    if not given and isinstance(inner_optimizer(copy.optimizer), keras.optimizers.SGD):  # one step for all weights of a group
+        attach(copy, Grouped(Lq(1.0, q=0.5), axis=-2, proximal=True), include=[weight], replace=True)
     about = {"k": k, "start": start, "ratio": ratio, "seed": seed, "epochs": fit_arguments.get("epochs", 1)}
     about["data"] = None if folder is None else fingerprint(vars(data))
     kept = Folder(folder)
@@ -191,8 +194,9 @@ def _run_down_to(job: Job, k: int, place: int, shape: tuple, names: list[str] | 
     )
 
 
-def _penalised_copy(model: Any, number: int) -> tuple[Any, int]:
-    """A copy under `Proximal`, with a penalty on the weight that reads the features, and the place of that among its weights."""
+def _penalised_copy(model: Any, number: int) -> tuple[Any, int, bool]:
+    """A copy under `Proximal`, with a penalty on the weight that reads the features; the place of that among its weights; and whether the
+    penalty was there."""
     kernels = {id(layer.kernel) for layer in layers_of(model) if isinstance(layer, keras.layers.Dense)}
     kernel = next((weight for weight in model.trainable_weights if id(weight) in kernels), None)  # in order, also of models in models
     if kernel is None or kernel.shape[0] != number:
@@ -201,7 +205,8 @@ def _penalised_copy(model: Any, number: int) -> tuple[Any, int]:
     place = next(place for place, weight in enumerate(model.weights) if weight is kernel)
     copy = unpack(pack(model), code_of(model))
     weight = copy.weights[place]
-    if weight.regularizer is None:
+    given = weight.regularizer is not None
+    if not given:
         attach(copy, GroupLasso(1.0, axis=-2, proximal=True), include=[weight])
     elif not is_proximal(weight.regularizer):
         raise ValueError(
@@ -212,4 +217,4 @@ def _penalised_copy(model: Any, number: int) -> tuple[Any, int]:
         compiled, inner = copy._compile_config.config, inner_optimizer(copy.optimizer)
         copy.compile(**{**compiled, "optimizer": Proximal(type(inner).from_config(inner.get_config()))})
     Strengths(copy, place)  # refuses what cannot be moved
-    return copy, place
+    return copy, place, given
