@@ -108,4 +108,4 @@ def kind_of(group):
     names = [part.layer.rsplit("/", 1)[-1] for part in group.slices]
     if any("embedding" in name for name in names):
         return "hidden"
-    return "heads" if any(word in name for name in names for word in ("attention", "query", "mha")) else "units"
+    return "heads" if any(word in name for name in names for word in ("attention", "query", "mha", "q_dense", "q_proj")) else "units"
