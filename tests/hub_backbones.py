@@ -4,12 +4,12 @@ import keras
 from keras import ops
 
 
-def backbones():
-    """Functions that make them, by name."""
+def backbones(heads=2):
+    """Functions that make them, by name; with so many heads where queries have as many as keys."""
     import keras_hub
 
     H = keras_hub.models
-    sizes = {"vocabulary_size": 30, "num_layers": 2, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 16}
+    sizes = {"vocabulary_size": 30, "num_layers": 2, "num_heads": heads, "hidden_dim": 4 * heads, "intermediate_dim": 16}
     short = {**sizes, "max_sequence_length": 12}
     queries = {
         "vocabulary_size": 30,
@@ -21,7 +21,7 @@ def backbones():
     }
     electra = {**short, "vocab_size": 30, "embedding_dim": 8}
     del electra["vocabulary_size"]
-    falcon = {"vocabulary_size": 30, "num_layers": 2, "num_attention_heads": 2, "hidden_dim": 8, "intermediate_dim": 16}
+    falcon = {"vocabulary_size": 30, "num_layers": 2, "num_attention_heads": heads, "hidden_dim": 4 * heads, "intermediate_dim": 16}
     smol = {
         "vocabulary_size": 30,
         "hidden_dim": 16,

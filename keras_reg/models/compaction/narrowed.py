@@ -136,7 +136,7 @@ def _put_weight(layer: Any, path: str, shape: tuple) -> None:
     owner = resolve(layer, ".".join(around)) if around else layer
     old = getattr(owner, name)
     with unlocked(owner), _scopes(layer, path):
-        delattr(owner, name)
+        owner._untrack_variable(old)  # deleting the attribute would collect garbage each time
         setattr(owner, name, owner.add_weight(shape=shape, initializer="zeros", dtype=old.dtype, trainable=old.trainable, name=old.name))
 
 
