@@ -46,7 +46,7 @@ def backbones(heads=2):
         "FNet": lambda: H.FNetBackbone(**{key: value for key, value in short.items() if key != "num_heads"}),
         "Falcon": lambda: H.FalconBackbone(**falcon),
         "GPT2": lambda: H.GPT2Backbone(**short),
-        "GPTNeoX": lambda: H.GPTNeoXBackbone(**{**short, "hidden_dim": 16}),
+        "GPTNeoX": lambda: H.GPTNeoXBackbone(**{**short, "hidden_dim": 8 * heads}),
         "Gemma": lambda: H.GemmaBackbone(30, 2, 4, 2, 16, 24, 4),
         "Gemma2": lambda: H.GemmaBackbone(30, 2, 4, 2, 16, 24, 4, **capped, use_sliding_window_attention=True, sliding_window_size=4),
         "Gemma3": lambda: H.Gemma3Backbone(30, 12, 2, 4, 2, 16, 24, 4),
