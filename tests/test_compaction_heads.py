@@ -39,7 +39,8 @@ def test_whole_heads(name, tmp_path):
     random = np.random.default_rng(1)
     model = randomized(with_head(backbones(heads=4)[name]()), random)
     x = inputs(model, random)
-    heads = [group for group in structural_groups(model) if kind_of(group) == "heads"]
+    groups = structural_groups(model)
+    heads, units = ([group for group in groups if kind_of(group) == kind] for kind in ("heads", "units"))
     assert len(heads) == HEADS[name]
     # Each as promised, alone.
     before = model.get_weights()
@@ -47,7 +48,7 @@ def test_whole_heads(name, tmp_path):
     assert compaction_plan(model).total.parameters == (model.count_params(), model.count_params() - heads[0].parameters)
     model.set_weights(before)
     # Other ones in each layer, not the last.
-    small = without(model, [heads[0], *heads[len(heads) // 2 + 1 : -1 : 2]], x)
+    small = without(model, [heads[0], *heads[len(heads) // 2 + 1 : -1 : 2], *units[::3]], x)
     # Once more, from what has fewer heads.
     heads = [group for group in structural_groups(small) if kind_of(group) == "heads"]
     smaller = without(small, heads[:1], x)

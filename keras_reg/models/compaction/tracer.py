@@ -140,7 +140,11 @@ class Tracer:
     def owner(self, variable: keras.Variable) -> Rule | None:
         """The rule of the layer of a graph that has a weight, in itself or in a layer within."""
         for rule in self.rules.values():
-            if isinstance(rule.layer, keras.Layer) and graph_of(rule.layer) is None and any(own is variable for own in variables_of(rule.layer)):
+            if (
+                isinstance(rule.layer, keras.Layer)
+                and graph_of(rule.layer) is None
+                and any(own is variable for own in variables_of(rule.layer))
+            ):
                 return rule
         return None
 

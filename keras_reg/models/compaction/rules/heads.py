@@ -187,7 +187,7 @@ class HeadsRule(BlockRule):
     def read(self, path: str, cells: np.ndarray, values: np.ndarray, x: Signal) -> Signal:
         """What comes of the values; masks, and weights that need not sum to one, leave of constants zeros only."""
         rule = self._of_heads(path, FromHeads, cells)
-        rule.values_of_cells = np.where(values == 0, 0.0, np.nan)
+        rule.values_of_cells = values
         width = math.prod(self.inner(path).kernel.shape) // cells.size
         return self.visit(path, Signal((*x.shape[:-1], cells.size)), (*x.shape[:-1], width))
 

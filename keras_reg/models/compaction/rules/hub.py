@@ -209,7 +209,11 @@ class T5Rule(HeadsRule):
     def attended(self, path: str, x: Signal, source: Signal | None = None) -> Signal:
         names = [f"{name}_projector" for name in ("query", "key", "value", "output")]
         y = self.attend(path, names, self.inner(path).num_heads, x, source, alike=True)
-        self.numbers[path] = {"num_heads": self.number(path), "key_value_dim": self.dimensions(path), "inner_dim": self.all_dimensions(path)}
+        self.numbers[path] = {
+            "num_heads": self.number(path),
+            "key_value_dim": self.dimensions(path),
+            "inner_dim": self.all_dimensions(path),
+        }
         return y
 
     def biases(self, path: str, given: Signal | None, shape: tuple) -> Signal:
