@@ -116,7 +116,7 @@ class FromHeads(OfHeads):
 
 @dataclass
 class Heads:
-    """The units of an attention: of its heads, and of their dimensions in queries and keys, and in values; `dead` are those of no effect."""
+    """The units of an attention: of its heads, of their dimensions in queries and keys, and in values; `dead` says which have no effect."""
 
     own: np.ndarray
     keyed: np.ndarray
@@ -185,7 +185,7 @@ class HeadsRule(BlockRule):
         return rule.values_of_cells
 
     def read(self, path: str, cells: np.ndarray, values: np.ndarray, x: Signal) -> Signal:
-        """What comes of the values; masks, and weights that need not sum to one, leave of constants zeros only."""
+        """What comes of the values; of constants only zeros are known: there may be masks, and weights that do not sum to one."""
         rule = self._of_heads(path, FromHeads, cells)
         rule.values_of_cells = values
         width = math.prod(self.inner(path).kernel.shape) // cells.size
