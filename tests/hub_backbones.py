@@ -87,9 +87,8 @@ def inputs(model, random, length=7):
         if "mask" in tensor.name:
             return ops.convert_to_tensor([[1] * (length - 2) + [0] * 2] * 2, tensor.dtype)
         if "int" in tensor.dtype or "token" in tensor.name:
-            return ops.convert_to_tensor(
-                random.integers(*((0, 1) if "segment" in tensor.name else (1, 9)), shape, endpoint=True), tensor.dtype
-            )
+            low, high = (0, 1) if "segment" in tensor.name else (1, 9)
+            return ops.convert_to_tensor(random.integers(low, high, shape, endpoint=True), tensor.dtype)
         return ops.convert_to_tensor(random.normal(size=shape), tensor.dtype)
 
     return keras.tree.map_structure(make, model.input)

@@ -81,7 +81,7 @@ def test_dimensions_of_heads(name):
     """Queries without one dimension, values without two: scores are as large as ever."""
     random = np.random.default_rng(2)
     model = randomized(with_head(backbones(heads=4)[name]()), random)
-    (query, key, value), block = first_attention(model, name)
+    (query, _, value), block = first_attention(model, name)
     for weight in query.weights:
         close(weight, [1])
     for weight in value.weights:
