@@ -19,7 +19,7 @@ CHECKED = "3.12 to 3.15"
 """The versions of Keras on which all of this was tried."""
 
 OF_CLASSES = {
-    keras.layers.Layer: ("_flatten_layers", "_open_name_scope"),
+    keras.layers.Layer: ("_flatten_layers", "_open_name_scope", "_untrack_variable"),
     keras.Model: ("_symbolic_build",),
     keras.optimizers.Optimizer: (
         "_backend_update_step",

@@ -4,12 +4,12 @@ import keras
 from keras import ops
 
 
-def backbones():
-    """Functions that make them, by name."""
+def backbones(heads=2):
+    """Functions that make them, by name; with so many heads where queries have as many as keys."""
     import keras_hub
 
     H = keras_hub.models
-    sizes = {"vocabulary_size": 30, "num_layers": 2, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 16}
+    sizes = {"vocabulary_size": 30, "num_layers": 2, "num_heads": heads, "hidden_dim": 4 * heads, "intermediate_dim": 16}
     short = {**sizes, "max_sequence_length": 12}
     queries = {
         "vocabulary_size": 30,
@@ -21,7 +21,7 @@ def backbones():
     }
     electra = {**short, "vocab_size": 30, "embedding_dim": 8}
     del electra["vocabulary_size"]
-    falcon = {"vocabulary_size": 30, "num_layers": 2, "num_attention_heads": 2, "hidden_dim": 8, "intermediate_dim": 16}
+    falcon = {"vocabulary_size": 30, "num_layers": 2, "num_attention_heads": heads, "hidden_dim": 4 * heads, "intermediate_dim": 16}
     smol = {
         "vocabulary_size": 30,
         "hidden_dim": 16,
@@ -46,7 +46,7 @@ def backbones():
         "FNet": lambda: H.FNetBackbone(**{key: value for key, value in short.items() if key != "num_heads"}),
         "Falcon": lambda: H.FalconBackbone(**falcon),
         "GPT2": lambda: H.GPT2Backbone(**short),
-        "GPTNeoX": lambda: H.GPTNeoXBackbone(**{**short, "hidden_dim": 16}),
+        "GPTNeoX": lambda: H.GPTNeoXBackbone(**{**short, "hidden_dim": 8 * heads}),
         "Gemma": lambda: H.GemmaBackbone(30, 2, 4, 2, 16, 24, 4),
         "Gemma2": lambda: H.GemmaBackbone(30, 2, 4, 2, 16, 24, 4, **capped, use_sliding_window_attention=True, sliding_window_size=4),
         "Gemma3": lambda: H.Gemma3Backbone(30, 12, 2, 4, 2, 16, 24, 4),
@@ -87,7 +87,8 @@ def inputs(model, random, length=7):
         if "mask" in tensor.name:
             return ops.convert_to_tensor([[1] * (length - 2) + [0] * 2] * 2, tensor.dtype)
         if "int" in tensor.dtype or "token" in tensor.name:
-            return ops.convert_to_tensor(random.integers(1, 1 if "segment" in tensor.name else 9, shape, endpoint=True), tensor.dtype)
+            low, high = (0, 1) if "segment" in tensor.name else (1, 9)
+            return ops.convert_to_tensor(random.integers(low, high, shape, endpoint=True), tensor.dtype)
         return ops.convert_to_tensor(random.normal(size=shape), tensor.dtype)
 
     return keras.tree.map_structure(make, model.input)
@@ -108,4 +109,4 @@ def kind_of(group):
     names = [part.layer.rsplit("/", 1)[-1] for part in group.slices]
     if any("embedding" in name for name in names):
         return "hidden"
-    return "heads" if any(word in name for name in names for word in ("attention", "query", "mha")) else "units"
+    return "heads" if any(word in name for name in names for word in ("attention", "query", "mha", "q_dense", "q_proj")) else "units"

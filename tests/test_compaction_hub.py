@@ -15,11 +15,11 @@ BACKEND = keras.backend.backend()
 BACKBONES = {"Bert": {"heads", "units"}, "Gemma2": {"heads", "units", "hidden"}}
 if BACKEND == "tensorflow":
     BACKBONES |= {
-        "DebertaV3": {"units"},
+        "DebertaV3": {"heads", "units"},
         "DeiT": {"heads", "units"},
         "Mixtral": {"heads"},
         "Qwen3": {"heads", "units", "hidden"},
-        "SmolLM3": {"units", "hidden"},
+        "SmolLM3": {"heads", "units", "hidden"},
         "Whisper": {"heads", "units"},
     }
 
@@ -72,11 +72,17 @@ def tasks():
         "Gemma": (keras_hub.models.GemmaCausalLM, prompt(), {"units", "hidden"}),
         "GPT2": (keras_hub.models.GPT2CausalLM, prompt(), {"units"}),
         "Bart": (keras_hub.models.BartSeq2SeqLM, both, {"units"}),
+        "Bloom": (keras_hub.models.BloomCausalLM, prompt(), {"units"}),
+        "Falcon": (keras_hub.models.FalconCausalLM, prompt(), {"units"}),
+        "T5": (keras_hub.models.T5Seq2SeqLM, both, {"units", "hidden"}),
     }
 
 
-# A rotary embedding and a head tied to the table; positions that are learned; an encoder.
-@pytest.mark.parametrize("name", ["Gemma", "GPT2", "Bart"] if BACKEND == "tensorflow" else ["Gemma"])
+# A rotary embedding and a head tied to the table; positions that are learned; an encoder. PyTorch has nothing to compile.
+GENERATE = {"tensorflow": ["Gemma", "GPT2", "Bart"], "torch": ["Gemma", "Bloom", "Falcon", "T5"], "jax": ["Gemma"]}
+
+
+@pytest.mark.parametrize("name", GENERATE[BACKEND])
 def test_generated_text(name, tmp_path):
     kind, x, kinds = tasks()[name]
     random = np.random.default_rng(0)

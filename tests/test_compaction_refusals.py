@@ -592,3 +592,25 @@ def test_activations_of_the_backends():
         assert entrywise(function)
     assert not entrywise(mixing)
     check(scatter(inner(L.Dense(8, functions[0]), L.Dense(3)), 1), fewer=True)
+
+
+def test_a_weight_that_an_operation_takes_is_still_the_layers():
+    x = keras.Input((5, 4))
+    hidden = keras.layers.Dense(6, name="hidden")
+    y = keras.layers.Dense(4, name="back")(hidden(x))
+    y = keras.ops.matmul(y, hidden.kernel) + hidden.bias
+    model = keras.Model(x, keras.layers.Dense(2, name="last")(y))
+    kernel, bias = hidden.get_weights()
+    kernel[:, 2] = bias[2] = 0
+    hidden.set_weights([kernel, bias])
+    small = compact(model)
+    blockers = {blocker.layer: blocker.reason for blocker in compaction_plan(model).blockers}
+    assert blockers["hidden"] == "has a weight that matmul takes, too"
+    numbers = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
+    before = model.predict(numbers, verbose=0)
+    np.testing.assert_allclose(small.predict(numbers, verbose=0), before, rtol=1e-5)
+    # What is done to one does the same to the other, and neither has to do with the other.
+    small.get_layer("hidden").set_weights([2 * kernel, bias + 1])
+    np.testing.assert_allclose(model.predict(numbers, verbose=0), before, rtol=1e-5)
+    hidden.set_weights([2 * kernel, bias + 1])
+    np.testing.assert_allclose(small.predict(numbers, verbose=0), model.predict(numbers, verbose=0), rtol=1e-5)

@@ -15,6 +15,7 @@ from keras_reg.models.compaction.narrowed import replace_within
 from keras_reg.models.compaction.rule import Barrier, Rule
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.state import pairs
+from keras_reg.strength_variable import variables_of
 
 if TYPE_CHECKING:
     from keras_reg.models.compaction.tracer import Tracer
@@ -108,12 +109,22 @@ class Maker:
             return sequential_like(model, [tensors[0], *(new for layer in model.layers for new in self.chain(layer))])
 
         def visit(operation, args, kwargs, outputs):
-            args, kwargs = self.tracer.rule(operation).arguments(args, kwargs)
+            args, kwargs = tree.map_structure(self._operand, self.tracer.rule(operation).arguments(args, kwargs))
             return tree.flatten(_called(self.chain(operation), args, kwargs))
 
         outputs = walk(model, [layer.output for layer in tensors], visit)
         inputs = tree.pack_sequence_as(graph._inputs_struct, [layer.output for layer in tensors])
         return like(model, inputs, tree.pack_sequence_as(graph._outputs_struct, outputs), self._new)
+
+    def _operand(self, value: Any) -> Any:
+        """A weight of a layer that is an argument of another: that of the new layer."""
+        owner = self.tracer.owner(value) if isinstance(value, keras.Variable) else None
+        if owner is None:
+            return value
+        new = self.rebuilt(owner.layer)
+        if not new.built:
+            new.build(**owner.build_shapes())
+        return next(own for old, own in zip(variables_of(owner.layer), variables_of(new), strict=True) if old is value)
 
     def _rebuild_task(self, model: Any) -> Any:
         """One around a smaller backbone, if its head comes out as the rules have it."""

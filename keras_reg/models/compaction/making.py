@@ -66,7 +66,7 @@ def _narrow_again(layer: Any, new: Any, shared: dict[int, Any]) -> Any:
         return new
     given = layer._narrow
     parts = {path: (made_again(resolve(layer, path), {}, shared, path), shapes) for path, (_, shapes) in given["parts"].items()}
-    return narrowed(new, parts, given["attributes"], given["build"], given["by_arguments"])
+    return narrowed(new, parts, given["attributes"], given["build"], given["by_arguments"], given["weights"])
 
 
 def config_of(layer: Any) -> dict[str, Any]:

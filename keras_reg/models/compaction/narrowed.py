@@ -7,12 +7,15 @@ of those within. Its config is that of the layer, with those of the narrower lay
 import contextlib
 import functools
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 
+from keras_reg._keras import unlocked
 from keras_reg._registration import PACKAGE
 from keras_reg.models.attachment.carrier import original_class
+from keras_reg.models.compaction.fewer_heads import with_attributes
 from keras_reg.models.compaction.slots import resolve
 
 
@@ -32,7 +35,7 @@ class Narrowed:
             "registered_name": keras.saving.get_registered_name(kind),
             "config": _serializable(by_arguments(self, kind)) if self._narrow["by_arguments"] else own_config(self),
         }
-        rest = {key: self._narrow[key] for key in ("attributes", "build", "by_arguments")}
+        rest = {key: self._narrow[key] for key in ("attributes", "build", "by_arguments", "weights")}
         return {"layer": layer, "parts": parts, **rest}
 
     @classmethod
@@ -45,7 +48,8 @@ class Narrowed:
         layer = keras.saving.deserialize_keras_object(config["layer"])
         if not all(isinstance(one, keras.Layer) for one in (layer, *(part for part, _ in parts.values()))):
             raise ValueError(f"Argument `config` must hold layers. Received: config={config!r}")
-        return narrowed(layer, parts, config["attributes"], _tuples(config["build"]), config["by_arguments"])
+        weights = _tuples(config["weights"])
+        return narrowed(layer, parts, config["attributes"], _tuples(config["build"]), config["by_arguments"], weights)
 
 
 keras.saving.register_keras_serializable(package=PACKAGE, name="Narrowed")(Narrowed)
@@ -57,27 +61,31 @@ def narrowed(
     attributes: dict[str, dict[str, Any]],
     build: dict[str, Any] | None,
     by_arguments: bool = False,
+    weights: dict[str, tuple] | None = None,
 ) -> Any:
     """A layer that is not built yet, of its class, with narrower layers.
 
     Args:
         layer: The layer.
         parts: The narrower layers, not built, by the paths of those that they stand for, each with the shapes to build it with.
-        attributes: Numbers that say how wide something is, by the paths of the layers that have them.
+        attributes: What says how wide something is, or which heads are left, by the paths of the layers that have it.
         build: The shapes to build the layer with, before the narrower ones take their places; `None` for those that it is given.
         by_arguments: Whether the class itself has no config that its constructor takes.
+        weights: The shapes of weights that are narrower, by their paths.
     """
+    weights = weights or {}
     if isinstance(layer, Narrowed):  # for want of a config
         given = layer._narrow
-        parts, by_arguments = {**given["parts"], **parts}, given["by_arguments"]
+        parts, weights, by_arguments = {**given["parts"], **parts}, {**given["weights"], **weights}, given["by_arguments"]
         attributes = {path: given["attributes"].get(path, {}) | attributes.get(path, {}) for path in given["attributes"] | attributes}
 
     def narrow(ready=True):
         for path, (part, shapes) in parts.items():
             _put(layer, path, part, shapes if ready else None)
+        for path, shape in weights.items():
+            _put_weight(layer, path, shape)
         for path, values in attributes.items():
-            for name, value in values.items():
-                setattr(resolve(layer, path) if path else layer, name, value)
+            with_attributes(resolve(layer, path) if path else layer, values)
 
     own_build = inspect.unwrap(layer.build, stop=lambda function: not hasattr(function, "_narrows"))
 
@@ -95,8 +103,9 @@ def narrowed(
         narrow(ready=not in_time)
     build_narrowed._narrows = True
     kind = type(layer).__bases__[-1] if isinstance(layer, Narrowed) else type(layer)
+    given = {"parts": parts, "attributes": attributes, "build": build, "by_arguments": by_arguments, "weights": weights}
     # Past the tracking of attributes by Keras and PyTorch.
-    object.__setattr__(layer, "_narrow", {"parts": parts, "attributes": attributes, "build": build, "by_arguments": by_arguments})
+    object.__setattr__(layer, "_narrow", given)
     object.__setattr__(layer, "build", build_narrowed)
     object.__setattr__(layer, "__class__", _subclass(kind))
     return layer
@@ -116,16 +125,31 @@ def _subclass(kind: type) -> type:
 
 
 def _put(layer: Any, path: str, part: Any, shapes: dict[str, Any] | None) -> None:
+    with _scopes(layer, path):
+        if shapes is not None:
+            part.build(**shapes)
+    replace_within(layer, resolve(layer, path), part)
+
+
+def _put_weight(layer: Any, path: str, shape: tuple) -> None:
+    *around, name = path.split(".")
+    owner = resolve(layer, ".".join(around)) if around else layer
+    old = getattr(owner, name)
+    with unlocked(owner), _scopes(layer, path):
+        owner._untrack_variable(old)  # deleting the attribute would collect garbage each time
+        setattr(owner, name, owner.add_weight(shape=shape, initializer="zeros", dtype=old.dtype, trainable=old.trainable, name=old.name))
+
+
+@contextlib.contextmanager
+def _scopes(layer: Any, path: str) -> Iterator[None]:
+    """So that paths of variables are what they would be."""
     with contextlib.ExitStack() as scopes:
-        # So that paths of variables are what they would be.
         *around, _ = path.split(".")
         for depth in range(len(around) + 1):
             within = resolve(layer, ".".join(around[:depth])) if depth else layer
             if isinstance(within, keras.Layer):
                 scopes.enter_context(within._open_name_scope())
-        if shapes is not None:
-            part.build(**shapes)
-    replace_within(layer, resolve(layer, path), part)
+        yield
 
 
 def own_config(layer: Any) -> dict[str, Any]:

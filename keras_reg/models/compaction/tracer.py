@@ -15,6 +15,7 @@ from keras_reg.models.compaction.narrowed import unnarrowed_kind
 from keras_reg.models.compaction.rule import Barrier, Rule, signals_in
 from keras_reg.models.compaction.signals import Signal
 from keras_reg.models.compaction.units import Units
+from keras_reg.strength_variable import variables_of
 
 _RULES: dict[Any, type[Rule]] = {}
 
@@ -50,6 +51,8 @@ class Tracer:
         self._names: dict[int, str] = {}
         # Layers that others hold, by `id`: those others.
         self.shared: dict[int, list[Any]] = {}
+        # Weights of layers that others take as arguments, and who takes them.
+        self.operands: list[tuple[Rule, keras.Variable]] = []
         # Whether some steps of sequences are masked anywhere.
         self.masks = False
         # Whether the model generates step by step, from a cache that it makes itself.
@@ -80,6 +83,7 @@ class Tracer:
         rule = self.rule(operation)
         args, kwargs = _arranged(operation, args, kwargs)
         rule.first = rule.first or (args, kwargs)
+        self.operands += [(rule, item) for item in tree.flatten((args, kwargs)) if isinstance(item, keras.Variable)]
         self.masks |= any("mask" in name and bool(signals_in(value)) for name, value in kwargs.items())
         # What makes a call one that no rule is for.
         reason = None if rule.trained_alike else _in_training(kwargs)
@@ -126,8 +130,23 @@ class Tracer:
         """After the last call."""
         for rule, other in self._sharers():
             rule.barrier((), {}, [], f"shares weights with {other.name}")
+        for rule, variable in self.operands:
+            if (owner := self.owner(variable)) is not None:
+                owner.barrier((), {}, [], f"has a weight that {rule.name} takes, too")
+                rule.barrier((), {}, [], f"takes a weight of {owner.name}")
         for rule in list(self.rules.values()):
             rule.settle()
+
+    def owner(self, variable: keras.Variable) -> Rule | None:
+        """The rule of the layer of a graph that has a weight, in itself or in a layer within."""
+        for rule in self.rules.values():
+            if (
+                isinstance(rule.layer, keras.Layer)
+                and graph_of(rule.layer) is None
+                and any(own is variable for own in variables_of(rule.layer))
+            ):
+                return rule
+        return None
 
     def _sharers(self) -> list[tuple[Rule, Rule]]:
         """Rules that own the same weight as another; notes the layers within that several hold."""

@@ -1,6 +1,7 @@
 """Multi-head and grouped-query attention: whole heads, and in multi-head attention their key and value dimensions."""
 
 import math
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -15,6 +16,27 @@ from keras_reg.models.compaction.units import Read
 
 def _nothing(number: int):
     return lambda: np.zeros(number, bool)
+
+
+def even(kept: Callable, carried: np.ndarray, keyed: np.ndarray, own: np.ndarray, alike: bool) -> np.ndarray:
+    """What else has to stay for all heads that stay to have as many dimensions, of keys as of values, and at least one.
+
+    Args:
+        kept: Tells of units which of them stay.
+        carried: Those of the dimensions of values, by heads.
+        keyed: Those of the dimensions of queries and keys.
+        own: Of each head one that stays if the head does.
+        alike: Whether there are as many of keys as of values.
+    """
+    sides = [(units, kept(units)) for units in (carried, keyed)]
+    alive = np.any([kept(own), *(has.any(1) for _, has in sides)], 0)
+    alive[0] |= not alive.any()
+    least = max(has.sum(1).max() for _, has in sides) if alike else 1
+    more = []
+    for units, has in sides:
+        wanted = max(least, 1, has.sum(1).max())
+        more += [units[head][~has[head]][: wanted - has[head].sum()] for head in np.flatnonzero(alive)]
+    return np.concatenate(more)
 
 
 class AttentionRule(Rule):
@@ -154,23 +176,10 @@ class MultiHeadAttentionRule(AttentionRule):
         return lambda: np.repeat(~self.dead[head][:, None], self.layer.value_dim, 1)
 
     def _even(self, kept) -> np.ndarray:
-        """What else has to stay for all heads that stay to have as many dimensions, of keys as of values, and at least one."""
-        values, keys = kept(self.carried), kept(self.keyed)
-        alive = values.any(1) | keys.any(1)
-        if not alive.any():
-            alive[0] = True
-        more = []
-        sides = ((self.carried, values), (self.keyed, keys))
-        least = 1
         cached = "Cached" in type(self.layer).__name__
-        if (keras.backend.backend() == "jax" or cached) and self.keyed.shape == self.carried.shape:
-            # JAX's attention takes keys and values of one width only, and so does a cache of both.
-            least = max(has.sum(1).max() for _, has in sides)
-        for units, has in sides:
-            wanted = max(least, 1, has.sum(1).max())
-            for head in np.flatnonzero(alive):
-                more.append(units[head][~has[head]][: wanted - has[head].sum()])
-        return np.concatenate(more)
+        # JAX's attention takes keys and values of one width only, and so does a cache of both.
+        alike = (keras.backend.backend() == "jax" or cached) and self.keyed.shape == self.carried.shape
+        return even(kept, self.carried, self.keyed, self.carried[:, 0], alike)
 
     def rescaled(self):
         kept = self.graph.kept(self.keyed)

@@ -1,5 +1,7 @@
 """Layers that make their layers themselves, as KerasHub's transformers do: a rule says in which order they call them."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,6 +15,7 @@ from keras_reg.models.compaction.rules.einsum import EinsumDenseRule
 from keras_reg.models.compaction.rules.merging import Entrywise, product
 from keras_reg.models.compaction.rules.nested import Wrapper
 from keras_reg.models.compaction.signals import Signal
+from keras_reg.models.compaction.slots import Slot, resolve
 from keras_reg.strength_variable import seeds_of, variables_of
 from keras_reg.weights import own_variables
 
@@ -31,8 +34,10 @@ class BlockRule(Wrapper, Entrywise):
     def __init__(self, layer, tracer):
         super().__init__(layer, tracer)
         self._within: dict[int, tuple[str, Rule]] = {}
-        # Numbers of the layers within that say how wide something is: by their paths, the names and what counts the units.
-        self.numbers: dict[str, dict[str, np.ndarray]] = {}
+        # What layers within say of how wide something is: by their paths, the names and the units, or what tells the value after `mark`.
+        self.numbers: dict[str, dict[str, np.ndarray | Callable[[], Any]]] = {}
+        # Weights that are the block's own, or of a layer within that no rule is for.
+        self.cuts: dict[str, Slot] = {}
 
     def run(self, x: Signal, kwargs: dict[str, Any], shapes: list[tuple]) -> list[Signal]:
         """The outputs."""
@@ -109,7 +114,7 @@ class BlockRule(Wrapper, Entrywise):
         rule = self._within[id(self.inner(path))][1]
         if self.tracer.generates and rule.matrix is not None:
             for units in (rule.keyed, rule.carried):
-                self.graph.pin(units.ravel(), rule.name, _CACHE)
+                self.graph.pin(units.ravel(), rule.name, CACHE)
         return output
 
     def heads(self, path: str, x: Signal, names: tuple[str, str, str, str], source: Signal | None = None) -> Signal:
@@ -129,7 +134,7 @@ class BlockRule(Wrapper, Entrywise):
         self.graph.unite(k.units, v.units)
         self.graph.unite(q.units, np.repeat(k.units, several))
         if self.tracer.generates:
-            self.graph.pin(k.units, self.name, _CACHE)
+            self.graph.pin(k.units, self.name, CACHE)
         numbers = self.numbers.setdefault(path, {})
         for name, units in (("num_query_heads", q.units), ("num_key_value_heads", k.units)):
             for own in (name, f"_{name}"):
@@ -156,36 +161,62 @@ class BlockRule(Wrapper, Entrywise):
         inner = {id(variable) for rule in self.within() for variable in variables_of(rule.layer)}
         return [variable for variable in self.layer.weights if id(variable) not in inner]
 
+    def slots(self):
+        return list(self.cuts.values())
+
     def rebuild(self):
         new = super().rebuild()
         cut = {path: rule for path, rule in self._within.values() if rule.added() or not rule.fits(rule.layer)}
         parts = {path: (rule.rebuild(), rule.build_shapes()) for path, rule in cut.items()}
-        if not parts:
+        weights = {slot.path: slot.cut(np.empty(resolve(self.layer, slot.path).shape, bool), self.graph).shape for slot in self.slots()}
+        weights = {path: shape for path, shape in weights.items() if shape != tuple(resolve(self.layer, path).shape)}
+        attributes = self._attributes()
+        if not parts and not weights and not attributes:
             return new
-        attributes = {
-            path: {name: self.width(units) for name, units in numbers.items()} for path, numbers in self.numbers.items() if numbers
-        }
         build = self.layer._narrow["build"] if isinstance(self.layer, Narrowed) else dict(self.layer._build_shapes_dict)
-        return narrowed(new, parts, attributes, build)
+        return narrowed(new, parts, attributes, build, weights=weights)
+
+    def _attributes(self) -> dict[str, dict[str, Any]]:
+        """Those that become others."""
+        found = {}
+        for path, numbers in self.numbers.items():
+            inner = self.inner(path) if path else self.layer
+            values = {name: units() if callable(units) else self.width(units) for name, units in numbers.items()}
+            values = {name: value for name, value in values.items() if value is not None and value != getattr(inner, name, None)}
+            if values:
+                found[path] = values
+        return found
 
     def parts(self, new):
-        """The layers within, each with its new one; of those that no rule is for, as they are."""
+        """The layers within, each with its new one; those that no rule is for, as they are but for the weights that are cut."""
         found = {id(old): other for old, other in zip(self.layer._flatten_layers(), new._flatten_layers(), strict=True)}
         pairs = [pair for _, rule in self._within.values() for pair in rule.parts(found[id(rule.layer)])]
         covered = {id(layer) for _, rule in self._within.values() for layer in rule.layer._flatten_layers()}
+        cuts: dict[int, list[Slot]] = {}
+        for slot in self.slots():
+            path, _, name = slot.path.rpartition(".")
+            owner = self.inner(path) if path else self.layer
+            cuts.setdefault(id(owner), []).append(dataclasses.replace(slot, path=name))
         for layer in self.layer._flatten_layers():
             if id(layer) not in covered and (own_variables(layer) or seeds_of(layer)):
-                pairs.append((AsItIs(layer, self.tracer), found[id(layer)]))
+                pairs.append((AsItIs(layer, self.tracer, cuts.get(id(layer), ())), found[id(layer)]))
         return pairs
 
 
-_CACHE = "keeps its keys and values in a cache of its task, which has one shape for all layers"
+CACHE = "keeps its keys and values in a cache of its task, which has one shape for all layers"
 
 
 class AsItIs(Rule):
-    """A layer of which only the variables of its own are taken over."""
+    """A layer of which only the variables of its own are taken over, some of them cut."""
 
     alone = True
+
+    def __init__(self, layer, tracer, cuts=()):
+        super().__init__(layer, tracer)
+        self._cuts = list(cuts)
+
+    def slots(self):
+        return self._cuts
 
     def call(self, args, kwargs, shapes):
         return self.barrier(args, kwargs, shapes, "is not looked into")

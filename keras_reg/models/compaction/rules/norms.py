@@ -29,6 +29,8 @@ _GEMMA = (f"{_MODELS}gemma.rms_normalization", f"{_MODELS}gemma3.gemma3_layers")
     f"{_MODELS}phi3.phi3_layernorm.Phi3LayerNorm",
     *(f"{module}.RMSNormalization" for module in _GEMMA),
     f"{_MODELS}t5.t5_layer_norm.T5LayerNorm",
+    f"{_MODELS}roformer_v2.roformer_v2_attention.RoformerNorm",
+    f"{_MODELS}gpt_oss.gpt_oss_layer_norm.GptOssLayerNormalization",
 )
 class RootMeanSquareRule(Rule):
     """`x / sqrt(mean(x**2) + epsilon) * scale`: channels that are zero leave, and exactly so.
