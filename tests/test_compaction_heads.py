@@ -20,7 +20,7 @@ BACKEND = keras.backend.backend()
 # How many groups of heads there are in two layers of four heads: in T5 those of the first layers stay for the others.
 HEADS = {"Bloom": 8, "DebertaV3": 8, "ESM": 8, "Falcon": 8, "GPTNeoX": 8, "GptOss": 4, "RoformerV2": 8, "SmolLM3": 4, "T5": 16, "XLNet": 8}
 # PyTorch has nothing to compile.
-SOME = HEADS if BACKEND == "torch" else {name: HEADS[name] for name in (["Falcon"] if BACKEND == "jax" else ["Bloom", "T5", "XLNet"])}
+SOME = HEADS if BACKEND == "torch" else {name: HEADS[name] for name in (["Falcon"] if BACKEND == "jax" else ["Bloom", "XLNet"])}
 
 
 def without(model, chosen, x):

@@ -282,8 +282,8 @@ class DebertaRule(HeadsRule):
         path = "_self_attention_layer"
         x.pin(self.graph, self.name, "projects positions as it does its inputs")
         y = self.attend(path, _DENSE, self.inner(path).num_heads, Signal(x.shape))
-        for name, signal in zip(_DENSE[:2], [signals_of(kwargs, "rel_embeddings")] * 2, strict=True):
-            self.project(f"{path}.{name}", self.attentions[path].keyed, Signal(signal.shape))
+        for name in _DENSE[:2]:
+            self.project(f"{path}.{name}", self.attentions[path].keyed, Signal(signals_of(kwargs, "rel_embeddings").shape))
         self.numbers[path] = {"num_heads": self.number(path), "hidden_dim": self.all_dimensions(path)}
         x = self.norm("_self_attention_layer_norm", self.add(y, x))
         y = self.feedforward(*(f"_{name}" for name in _INTERMEDIATE), x)
