@@ -609,8 +609,10 @@ def test_a_weight_that_an_operation_takes_is_still_the_layers():
     numbers = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
     before = model.predict(numbers, verbose=0)
     np.testing.assert_allclose(small.predict(numbers, verbose=0), before, rtol=1e-5)
-    # What is done to one does the same to the other, and neither has to do with the other.
-    small.get_layer("hidden").set_weights([2 * kernel, bias + 1])
-    np.testing.assert_allclose(model.predict(numbers, verbose=0), before, rtol=1e-5)
+    # What is done to the new layer's weights is done to what the operations take, and the old model has nothing to do with it.
     hidden.set_weights([2 * kernel, bias + 1])
-    np.testing.assert_allclose(small.predict(numbers, verbose=0), model.predict(numbers, verbose=0), rtol=1e-5)
+    other = model.predict(numbers, verbose=0)
+    hidden.set_weights([kernel, bias])
+    small.get_layer("hidden").set_weights([2 * kernel, bias + 1])
+    np.testing.assert_allclose(small.predict(numbers, verbose=0), other, rtol=1e-5)
+    np.testing.assert_allclose(model.predict(numbers, verbose=0), before, rtol=1e-5)
