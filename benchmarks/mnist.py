@@ -49,11 +49,10 @@ WEIGHTS = {"lenet-300-100": 266_200, "lenet-5": 430_500}
 """Without biases."""
 
 
-def train(model, data, rate, epochs, wrap=None, sgd=False, ema=None, callbacks=()):
-    """Along a cosine; of SGD the momentum is 0.9. `ema` is the momentum of the average of the weights that is left at the end."""
+def train(model, data, rate, epochs, wrap=None, sgd=False, callbacks=()):
+    """Along a cosine; of SGD the momentum is 0.9."""
     schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * math.ceil(len(data[0]) / BATCH))
-    average = {} if ema is None else {"use_ema": True, "ema_momentum": ema}
-    inner = keras.optimizers.SGD(schedule, momentum=0.9, **average) if sgd else keras.optimizers.Adam(schedule, **average)
+    inner = keras.optimizers.SGD(schedule, momentum=0.9) if sgd else keras.optimizers.Adam(schedule)
     model.compile(
         wrap(inner) if wrap else inner,
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -67,11 +66,12 @@ def error(model, data):
     return round(100 - 100 * model.evaluate(*data, batch_size=1000, verbose=0)[1], 2)
 
 
-def with_noise(model, noise):
-    """The same layers, with noise on what each layer of weights reads: times `1 + noise * N(0, 1)`."""
+def with_noise(model, noise, added=0.0):
+    """The same layers, with noise on what each layer of weights reads, times `1 + noise * N(0, 1)`, and
+    before that `added * N(0, 1)` on pixels."""
     rate = noise**2 / (1 + noise**2)
     noisy = [one for layer in model.layers for one in ([layers.GaussianDropout(rate)] if layer.weights else []) + [layer]]
-    return keras.Sequential([keras.Input(model.input_shape[1:]), *noisy])
+    return keras.Sequential([keras.Input(model.input_shape[1:]), *[layers.GaussianNoise(added)] * bool(added), *noisy])
 
 
 def size_on_disk(model, save=keras.Model.save):
@@ -172,12 +172,13 @@ class Study:
 
     compressed = False
 
-    def __init__(self, network, data):
+    def __init__(self, network, data, held_out):
         self.network = network
         self.model = NETWORKS[network]()
         self.flat = len(self.model.input_shape) == 2
         self.pixels = np.arange(784)
         self.data = data
+        self.all = [np.concatenate(parts) for parts in zip(data, held_out, strict=True)]
 
     def read(self, data):
         return (data[0][:, self.pixels], data[1]) if self.flat else data
@@ -199,17 +200,17 @@ class Study:
     def fit(self, model, rate, epochs, **options):
         return train(model, self.read(self.data), rate, epochs, **options)
 
-    def train(self, epochs, rate, noise, ema=None):
-        self.fit(with_noise(self.model, noise), rate, epochs, ema=ema)
+    def train(self, epochs, rate, noise, added=0.0, all_images=False):
+        train(with_noise(self.model, noise, added), self.read(self.all if all_images else self.data), rate, epochs)
 
 
 def run(kind, network, recipe, seed, data, cache):
     fit, *others = data
     keras.utils.set_random_seed(seed)
-    study = kind(network, fit)
+    study = kind(network, fit, others[0])
     whole = study.model
     for number, (step, setting) in enumerate(recipe):
-        keras.utils.set_random_seed(1000 * seed + number)
+        keras.utils.set_random_seed(seed + 1000 * number)
         name = hashlib.sha256(json.dumps([network, recipe[: number + 1], seed]).encode()).hexdigest()[:16]
         file = cache and cache / f"{name}.keras"
         if file and file.exists():

@@ -32,8 +32,8 @@ EVERY = 20
 """Updates between two choices of a constraint, and between two strengths."""
 
 GATES = {
-    "gaussian": lambda strength: GaussianGate(initial_noise=0.1, per_sample=False, gate_regularizer=GaussianGatePenalty(strength)),
-    "hard-concrete": lambda strength: HardConcreteGate(initial_open=0.8, per_sample=False, gate_regularizer=HardConcreteL0(strength)),
+    "gaussian": lambda s, per_sample: GaussianGate(initial_noise=0.1, per_sample=per_sample, gate_regularizer=GaussianGatePenalty(s)),
+    "hard-concrete": lambda s, per_sample: HardConcreteGate(initial_open=0.8, per_sample=per_sample, gate_regularizer=HardConcreteL0(s)),
 }
 
 
@@ -77,29 +77,29 @@ PUBLISHED = {
 
 
 class Structured(Study):
-    def gates(self, kind, strength, epochs, rate, cost=None):
-        gate = GATES[kind](strength / len(self.data[0]))
+    def gates(self, kind, strength, epochs, rate, added=0.0, cost=None, per_sample=False):
+        gate = GATES[kind](strength / len(self.data[0]), per_sample)
         gated = insert_gates(self.model, gate, exclude=None if self.flat else self.model.layers[0], cost=cost)
-        self.fit(gated, rate, epochs)
+        self.fit(with_noise(gated, 0.0, added) if added else gated, rate, epochs)
         self.cut(gated)
 
-    def penalty(self, strength, epochs, rate, noise):
-        noisy = with_noise(self.model, noise)
+    def penalty(self, strength, epochs, rate, noise, added=0.0):
+        noisy = with_noise(self.model, noise, added)
         attach(noisy, Grouped(Lq(strength, 0.5), axis=-2, size_weights=False, proximal=True))
         self.fit(noisy, rate, epochs, wrap=Proximal, sgd=True, callbacks=[CostOfRows(strength, epochs // 2)])
         detach(noisy)
         self.cut(self.model)
 
-    def budget(self, macs, epochs, rate, noise):
+    def budget(self, macs, epochs, rate, noise, added=0.0):
         share = macs / compaction_plan(self.model).total.macs[0]
-        noisy = with_noise(self.model, noise)
+        noisy = with_noise(self.model, noise, added)
         attach(noisy, StructuralL0Constraint(1.0, every=EVERY))
         self.fit(noisy, rate, epochs, wrap=Proximal, callbacks=[StrengthScheduler(self.ramp(epochs, 1.0, share), freq=EVERY)])
         detach(noisy)
         self.cut(self.model)
 
-    def widths(self, left, epochs, rate, noise):
-        noisy = with_noise(self.model, noise)
+    def widths(self, left, epochs, rate, noise, added=0.0):
+        noisy = with_noise(self.model, noise, added)
         attach(noisy, L0Constraint(0.0, axis=-2, every=EVERY))
         ramps = [
             StrengthScheduler(self.ramp(epochs, 0.0, 1 - width / kernel.shape[-2]), freq=EVERY, path=kernel.path)
@@ -111,11 +111,22 @@ class Structured(Study):
         self.cut(self.model)
 
 
-NOISE = 0.3
+NOISE = {"noise": 0.3, "added": 0.2}
+GATED = [
+    ["gates", {"kind": "gaussian", "strength": 22.0, "epochs": 50, "rate": 2e-3}],
+    ["train", {"epochs": 50, "rate": 3e-3, **NOISE}],
+]
 RECIPES = {
-    "lenet-300-100/gates": [
-        ["gates", {"kind": "gaussian", "strength": 23.0, "epochs": 50, "rate": 2e-3}],
-        ["train", {"epochs": 50, "rate": 3e-3, "noise": NOISE}],
+    "lenet-300-100/Gaussian gates": GATED,
+    "lenet-300-100/Gaussian gates, then widths (19,844)": [
+        *GATED,
+        ["widths", {"left": [158, 94, 48], "epochs": 30, "rate": 2e-3, **NOISE}],
+        ["train", {"epochs": 40, "rate": 3e-3, **NOISE}],
+    ],
+    "lenet-300-100/Gaussian gates, then widths (9,560)": [
+        *GATED,
+        ["widths", {"left": [97, 71, 33], "epochs": 30, "rate": 2e-3, **NOISE}],
+        ["train", {"epochs": 40, "rate": 3e-3, **NOISE}],
     ],
 }
 

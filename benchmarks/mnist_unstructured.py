@@ -49,22 +49,22 @@ class Unstructured(Structured):
         """The share of today's weights that has to be zero for so many times fewer than the whole network has."""
         return 1 - WEIGHTS[self.network] / times / sum(math.prod(kernel.shape) for kernel in kernels(self.model))
 
-    def ramp_down(self, times, epochs, rate, noise):
-        noisy = with_noise(self.model, noise)
+    def ramp_down(self, times, epochs, rate, noise, added=0.0):
+        noisy = with_noise(self.model, noise, added)
         attach(noisy, L0Constraint(0.0, scope="model", every=EVERY))
         ramp = StrengthScheduler(self.ramp(epochs, 0.0, self.zeros(times)), freq=EVERY)
         self.fit(noisy, rate, epochs, wrap=Proximal, callbacks=[ramp])
         detach(noisy)
 
-    def l1(self, times, epochs, rate, noise):
-        noisy = with_noise(self.model, noise)
+    def l1(self, times, epochs, rate, noise, added=0.0):
+        noisy = with_noise(self.model, noise, added)
         attach(noisy, L1(1e-5, proximal=True))
         self.fit(noisy, rate, epochs, wrap=Proximal, callbacks=[TargetSparsity(self.zeros(times), 2 * epochs // 3, every=EVERY)])
         detach(noisy)
 
-    def refit(self, epochs, rate, noise):
+    def refit(self, epochs, rate, noise, added=0.0):
         self.cut(self.model)
-        self.fit(with_noise(self.model, noise), rate, epochs, wrap=lambda inner: Proximal(inner, keep_zeros=True))
+        self.fit(with_noise(self.model, noise, added), rate, epochs, wrap=lambda inner: Proximal(inner, keep_zeros=True))
 
 
 RECIPES = {
