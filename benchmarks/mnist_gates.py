@@ -44,13 +44,13 @@ def points(runs):
 
 
 def table(runs):
-    columns = "gate, strength, cost, noise for each, epochs, noise and added, seeds, pixels-hidden-hidden, MACs, non-zeros, bytes, test error, range"
+    columns = "gate, strength, cost, noise for each, epochs, noise, seeds, pixels-hidden-hidden, MACs, non-zeros, bytes, test error, range"
     print("\n| " + columns.replace(", ", " | ") + " | validation |\n" + "| --- " * 14 + "|")
     for (kind, strength, cost, noise_of, _, epochs, refit, _, noise, added), rows in points(runs):
         widths = np.mean([[int(width) for width in row["widths"].split("-")] for row in rows], axis=0)
         macs, non_zeros, size, error, validation = (np.mean(numbers(rows, name)) for name in NUMBERS)
         spread = f"{min(numbers(rows, 'error')):.2f} to {max(numbers(rows, 'error')):.2f}"
-        print(f"| {kind} | {strength} | {cost} | {noise_of} | {epochs} + {refit} | {noise}, {added} | {len(rows)}", end=" | ")
+        print(f"| {kind} | {strength} | {cost} | {noise_of} | {epochs} + {refit} | {noise} + {added} | {len(rows)}", end=" | ")
         print("-".join(f"{width:.0f}" for width in widths), f"{macs:,.0f}", f"{non_zeros:,.0f}", f"{size:,.0f}", sep=" | ", end=" | ")
         print(f"{error:.2f} | {spread} | {validation:.2f} |")
 

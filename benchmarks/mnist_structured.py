@@ -1,6 +1,6 @@
 """Whole pixels, neurons and filters out of LeNet-300-100 and LeNet-5 on MNIST: test error against multiplications.
 
-    KERAS_BACKEND=jax python benchmarks/mnist_structured.py --data mnist.npz --out structured.csv --rows lenet-300-100/gates --seeds 0
+    KERAS_BACKEND=jax python benchmarks/mnist_structured.py --data mnist.npz --out structured.csv --rows lenet-5/budgets --seeds 0
     KERAS_BACKEND=jax python benchmarks/mnist_structured.py --data mnist.npz --out structured.csv --table table.md --figure figure.png
 
 The second runs all rows, or what `--out` lacks of them, and writes table and figure. A row is a list of steps, in `RECIPES`, each of which
@@ -9,7 +9,8 @@ starts from what the one before has left:
 - `train`: with noise on what each layer reads.
 - `gates`: `insert_gates` on inputs and units, without noise of another kind, then `compact`.
 - `penalty`: group L1/2 on the rows of kernels, under `Proximal`, weighed by the multiplications that one more row frees, then `compact`.
-- `budget`: `StructuralL0Constraint` along a cubic ramp over two thirds of the training, then `compact`. Pixels are not among its units.
+- `budget`: `StructuralL0Constraint` along a cubic ramp over two thirds of the training, then `compact`: so many multiplications, or
+  parameters, are left. Pixels are not among its units.
 - `widths`: so many pixels and units of each layer, by `L0Constraint` on the rows of kernels along the same ramp, then `compact`.
 
 All are trained on all but the last 10,000 images of the training set; `validation` is the error on these, by which steps and strengths were
@@ -90,10 +91,10 @@ class Structured(Study):
         detach(noisy)
         self.cut(self.model)
 
-    def budget(self, macs, epochs, rate, noise, added=0.0):
-        share = macs / compaction_plan(self.model).total.macs[0]
+    def budget(self, left, of, epochs, rate, noise, added=0.0):
+        share = left / getattr(compaction_plan(self.model).total, of)[0]
         noisy = with_noise(self.model, noise, added)
-        attach(noisy, StructuralL0Constraint(1.0, every=EVERY))
+        attach(noisy, StructuralL0Constraint(1.0, of=of, every=EVERY))
         self.fit(noisy, rate, epochs, wrap=Proximal, callbacks=[StrengthScheduler(self.ramp(epochs, 1.0, share), freq=EVERY)])
         detach(noisy)
         self.cut(self.model)
@@ -116,6 +117,8 @@ GATED = [
     ["gates", {"kind": "gaussian", "strength": 22.0, "epochs": 50, "rate": 2e-3}],
     ["train", {"epochs": 50, "rate": 3e-3, **NOISE}],
 ]
+FIRST_BUDGET = ["budget", {"left": 700_000, "of": "macs", "epochs": 6, "rate": 2e-3, "noise": 0.1}]
+"""Most of the work of LeNet-5 is on the way to here, where what is left costs a third."""
 RECIPES = {
     "lenet-300-100/Gaussian gates": GATED,
     "lenet-300-100/Gaussian gates, then widths (19,844)": [
@@ -127,6 +130,13 @@ RECIPES = {
         *GATED,
         ["widths", {"left": [97, 71, 33], "epochs": 30, "rate": 2e-3, **NOISE}],
         ["train", {"epochs": 40, "rate": 3e-3, **NOISE}],
+    ],
+    "lenet-5/budgets": [
+        FIRST_BUDGET,
+        ["budget", {"left": 260_000, "of": "macs", "epochs": 6, "rate": 2e-3, "noise": 0.1}],
+        ["budget", {"left": 155_000, "of": "macs", "epochs": 9, "rate": 2e-3, "noise": 0.1}],
+        ["budget", {"left": 2_800, "of": "parameters", "epochs": 9, "rate": 2e-3, "noise": 0.1}],
+        ["train", {"epochs": 20, "rate": 2e-3, "noise": 0.1}],
     ],
 }
 

@@ -1,7 +1,7 @@
 """Single weights out of LeNet-300-100 and LeNet-5 on MNIST: test error against non-zero weights.
 
-    KERAS_BACKEND=jax python benchmarks/mnist_unstructured.py --data mnist.npz --out unstructured.csv --rows lenet-300-100/68x --seeds 0
-    KERAS_BACKEND=jax python benchmarks/mnist_unstructured.py --data mnist.npz --out unstructured.csv --table table.md --figure figure.png
+    KERAS_BACKEND=jax python benchmarks/mnist_unstructured.py --data mnist.npz --out u.csv --rows "lenet-5/ramp to 122x" --seeds 0
+    KERAS_BACKEND=jax python benchmarks/mnist_unstructured.py --data mnist.npz --out u.csv --table table.md --figure figure.png
 
 The second runs all rows, or what `--out` lacks of them, and writes table and figure. A row is a list of steps, in `RECIPES`, each of which
 starts from what the one before has left: those of `mnist_structured.py`, and
@@ -18,7 +18,7 @@ other. A run is a line of `--out`; what is there is not run again, and with `--c
 import math
 
 from mnist import WEIGHTS, kernels, main, with_noise
-from mnist_structured import EVERY, Structured
+from mnist_structured import EVERY, FIRST_BUDGET, GATED, Structured
 
 from keras_reg.callbacks import StrengthScheduler, TargetSparsity
 from keras_reg.models import attach, detach
@@ -68,9 +68,20 @@ class Unstructured(Structured):
 
 
 RECIPES = {
-    "lenet-300-100/68x": [
-        ["ramp_down", {"times": 68, "epochs": 60, "rate": 2e-3, "noise": 0.2}],
-        ["refit", {"epochs": 30, "rate": 1e-3, "noise": 0.1}],
+    "lenet-300-100/ramp to 68x": [
+        *GATED,
+        ["ramp_down", {"times": 68.1, "epochs": 40, "rate": 2e-3, "noise": 0.2, "added": 0.1}],
+        ["refit", {"epochs": 30, "rate": 2e-3, "noise": 0.2, "added": 0.1}],
+    ],
+    "lenet-300-100/L1 to 68x": [
+        *GATED,
+        ["l1", {"times": 69, "epochs": 40, "rate": 2e-3, "noise": 0.2, "added": 0.1}],
+        ["refit", {"epochs": 30, "rate": 2e-3, "noise": 0.2, "added": 0.1}],
+    ],
+    "lenet-5/ramp to 122x": [
+        FIRST_BUDGET,
+        ["ramp_down", {"times": 122.2, "epochs": 12, "rate": 2e-3, "noise": 0.1}],
+        ["refit", {"epochs": 10, "rate": 1e-3, "noise": 0.1}],
     ],
 }
 
