@@ -265,11 +265,11 @@ def table(runs, published):
     columns = "method | left | MACs | non-zeros | bytes | ms | seeds | test error | range | validation | source"
     text = ""
     for network in NETWORKS:
-        points = {method: rows for (own, method), rows in runs.points("network", "method").items() if own == network}
+        points = [(method, rows) for (own, method, _), rows in runs.points("network", "method", "recipe").items() if own == network]
         if not points:
             continue
         text += f"\n## {network}\n\n| {columns} |\n{'| --- ' * 11}|\n"
-        for method, rows in sorted(points.items(), key=lambda point: -np.mean(numbers(point[1], "non_zeros"))):
+        for method, rows in sorted(points, key=lambda point: -np.mean(numbers(point[1], "non_zeros"))):
             lefts = np.mean([[int(width) for width in row["left"].split("-")] for row in rows], axis=0)
             sizes = [f"{np.mean(numbers(rows, name)):,.0f}" for name in ("macs", "non_zeros", "bytes")]
             times = " → ".join(f"{np.median(numbers(rows, name)):.2f}" for name in ("ms_before", "ms_after"))
@@ -290,7 +290,7 @@ def figure(runs, published, column, label, file):
     drawn = [network for network in NETWORKS if any(row["network"] == network for row in runs.rows)]
     panels, every = plt.subplots(1, len(drawn), figsize=(7 * len(drawn), 4.5), squeeze=False, layout="constrained")
     for network, axes in zip(drawn, every[0], strict=True):
-        for (own, method), rows in runs.points("network", "method").items():
+        for (own, method, _), rows in runs.points("network", "method", "recipe").items():
             if own == network:
                 errors = numbers(rows, "error")
                 mean = np.mean(errors)

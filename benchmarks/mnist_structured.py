@@ -1,7 +1,7 @@
 """Whole pixels, neurons and filters out of LeNet-300-100 and LeNet-5 on MNIST: test error against multiplications.
 
-    KERAS_BACKEND=jax python benchmarks/mnist_structured.py --data mnist.npz --out structured.csv --rows lenet-5/budgets --seeds 0
-    KERAS_BACKEND=jax python benchmarks/mnist_structured.py --data mnist.npz --out structured.csv --table table.md --figure figure.png
+    KERAS_BACKEND=jax python benchmarks/mnist_structured.py --data mnist.npz --out s.csv --rows "lenet-300-100/Gaussian gates" --seeds 0
+    KERAS_BACKEND=jax python benchmarks/mnist_structured.py --data mnist.npz --out s.csv --table table.md --figure figure.png
 
 The second runs all rows, or what `--out` lacks of them, and writes table and figure. A row is a list of steps, in `RECIPES`, each of which
 starts from what the one before has left:
@@ -11,7 +11,9 @@ starts from what the one before has left:
 - `penalty`: group L1/2 on the rows of kernels, under `Proximal`, weighed by the multiplications that one more row frees, then `compact`.
 - `budget`: `StructuralL0Constraint` along a cubic ramp over two thirds of the training, then `compact`: so many multiplications, or
   parameters, are left. Pixels are not among its units.
-- `widths`: so many pixels and units of each layer, by `L0Constraint` on the rows of kernels along the same ramp, then `compact`.
+- `widths`: so many pixels and units of each layer, by `L0Constraint` on the rows of kernels along the same ramp, then `compact`; of LeNet-5
+  so many filters and units, by their columns.
+- `refit`: with the zeros kept, after `compact`.
 
 All are trained on all but the last 10,000 images of the training set; `validation` is the error on these, by which steps and strengths were
 chosen, `error` that on the test set. What is measured is the compacted model as it comes back from its file. `macs` counts each weight that
@@ -100,16 +102,21 @@ class Structured(Study):
         self.cut(self.model)
 
     def widths(self, left, epochs, rate, noise, added=0.0):
+        axis, own = (-2, kernels(self.model)) if self.flat else (-1, kernels(self.model)[:-1])
         noisy = with_noise(self.model, noise, added)
-        attach(noisy, L0Constraint(0.0, axis=-2, every=EVERY))
+        attach(noisy, L0Constraint(0.0, axis=axis, every=EVERY), include=own)
         ramps = [
-            StrengthScheduler(self.ramp(epochs, 0.0, 1 - width / kernel.shape[-2]), freq=EVERY, path=kernel.path)
-            for kernel, width in zip(kernels(noisy), left, strict=True)
-            if width < kernel.shape[-2]
+            StrengthScheduler(self.ramp(epochs, 0.0, 1 - width / kernel.shape[axis]), freq=EVERY, path=kernel.path)
+            for kernel, width in zip(own, left, strict=True)
+            if width < kernel.shape[axis]
         ]
         self.fit(noisy, rate, epochs, wrap=Proximal, callbacks=ramps)
         detach(noisy)
         self.cut(self.model)
+
+    def refit(self, epochs, rate, noise, added=0.0):
+        self.cut(self.model)
+        self.fit(with_noise(self.model, noise, added), rate, epochs, wrap=lambda inner: Proximal(inner, keep_zeros=True))
 
 
 NOISE = {"noise": 0.3, "added": 0.2}
@@ -131,12 +138,10 @@ RECIPES = {
         ["widths", {"left": [97, 71, 33], "epochs": 30, "rate": 2e-3, **NOISE}],
         ["train", {"epochs": 40, "rate": 3e-3, **NOISE}],
     ],
-    "lenet-5/budgets": [
+    "lenet-5/a budget, then widths": [
         FIRST_BUDGET,
-        ["budget", {"left": 260_000, "of": "macs", "epochs": 6, "rate": 2e-3, "noise": 0.1}],
-        ["budget", {"left": 155_000, "of": "macs", "epochs": 9, "rate": 2e-3, "noise": 0.1}],
-        ["budget", {"left": 2_800, "of": "parameters", "epochs": 9, "rate": 2e-3, "noise": 0.1}],
-        ["train", {"epochs": 20, "rate": 2e-3, "noise": 0.1}],
+        ["widths", {"left": [5, 8, 11], "epochs": 12, "rate": 2e-3, "noise": 0.1}],
+        ["train", {"epochs": 25, "rate": 3e-3, "noise": 0.1}],
     ],
 }
 

@@ -8,7 +8,6 @@ starts from what the one before has left: those of `mnist_structured.py`, and
 
 - `ramp_down`: `L0Constraint(scope="model")` along a cubic ramp over two thirds of the training, one pool of all kernels.
 - `l1`: `L1` under `TargetSparsity`, to the same number of zeros.
-- `refit`: with the zeros kept, after `compact`.
 
 All are trained on all but the last 10,000 images of the training set; `validation` is the error on these, by which steps were chosen,
 `error` that on the test set. `non_zeros` counts weights without biases, against 266,200 and 430,500; `times` in a recipe is the one by the
@@ -61,10 +60,6 @@ class Unstructured(Structured):
         attach(noisy, L1(1e-5, proximal=True))
         self.fit(noisy, rate, epochs, wrap=Proximal, callbacks=[TargetSparsity(self.zeros(times), 2 * epochs // 3, every=EVERY)])
         detach(noisy)
-
-    def refit(self, epochs, rate, noise, added=0.0):
-        self.cut(self.model)
-        self.fit(with_noise(self.model, noise, added), rate, epochs, wrap=lambda inner: Proximal(inner, keep_zeros=True))
 
 
 RECIPES = {
