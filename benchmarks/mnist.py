@@ -49,12 +49,12 @@ WEIGHTS = {"lenet-300-100": 266_200, "lenet-5": 430_500}
 """Without biases."""
 
 
-def train(model, data, rate, epochs, wrap=None, sgd=False, callbacks=()):
-    """Along a cosine; of SGD the momentum is 0.9."""
+def train(model, data, rate, epochs, wrap=None, callbacks=()):
+    """With Adam along a cosine."""
     schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * math.ceil(len(data[0]) / BATCH))
-    inner = keras.optimizers.SGD(schedule, momentum=0.9) if sgd else keras.optimizers.Adam(schedule)
+    adam = keras.optimizers.Adam(schedule)
     model.compile(
-        wrap(inner) if wrap else inner,
+        wrap(adam) if wrap else adam,
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         steps_per_execution=1 if keras.backend.backend() == "torch" else STEPS_AT_ONCE,
@@ -172,13 +172,12 @@ class Study:
 
     compressed = False
 
-    def __init__(self, network, data, held_out):
+    def __init__(self, network, data):
         self.network = network
         self.model = NETWORKS[network]()
         self.flat = len(self.model.input_shape) == 2
         self.pixels = np.arange(784)
         self.data = data
-        self.all = [np.concatenate(parts) for parts in zip(data, held_out, strict=True)]
 
     def read(self, data):
         return (data[0][:, self.pixels], data[1]) if self.flat else data
@@ -200,14 +199,14 @@ class Study:
     def fit(self, model, rate, epochs, **options):
         return train(model, self.read(self.data), rate, epochs, **options)
 
-    def train(self, epochs, rate, noise, added=0.0, all_images=False):
-        train(with_noise(self.model, noise, added), self.read(self.all if all_images else self.data), rate, epochs)
+    def train(self, epochs, rate, noise, added=0.0):
+        self.fit(with_noise(self.model, noise, added), rate, epochs)
 
 
 def run(kind, network, recipe, seed, data, cache):
     fit, *others = data
     keras.utils.set_random_seed(seed)
-    study = kind(network, fit, others[0])
+    study = kind(network, fit)
     whole = study.model
     for number, (step, setting) in enumerate(recipe):
         keras.utils.set_random_seed(seed + 1000 * number)
