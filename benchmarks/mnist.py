@@ -308,7 +308,8 @@ def figure(runs, published, column, label, file):
         for row in published[network]:
             if row[place] is not None:
                 axes.plot(row[place], row[4], "k^" if row[5] == "read" else "k*", markersize=5, fillstyle="none")
-                axes.annotate(f"{row[0]} ({row[5]})", (row[place], row[4]), fontsize=7, rotation=40, xytext=(3, 3), textcoords="offset points")
+                style = {"fontsize": 7, "rotation": 40, "xytext": (3, 3), "textcoords": "offset points"}
+                axes.annotate(f"{row[0]} ({row[5]})", (row[place], row[4]), **style)
         axes.set(xscale="log", xlabel=label, ylabel="test error in %", title=network)
         axes.margins(0.15, 0.2)
         axes.legend(fontsize="small")
