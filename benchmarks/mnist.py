@@ -49,12 +49,12 @@ WEIGHTS = {"lenet-300-100": 266_200, "lenet-5": 430_500}
 """Without biases."""
 
 
-def train(model, data, rate, epochs, wrap=None, sgd=False, callbacks=()):
-    """Along a cosine; of SGD the momentum is 0.9."""
+def train(model, data, rate, epochs, wrap=None, callbacks=()):
+    """With Adam along a cosine."""
     schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * math.ceil(len(data[0]) / BATCH))
-    inner = keras.optimizers.SGD(schedule, momentum=0.9) if sgd else keras.optimizers.Adam(schedule)
+    adam = keras.optimizers.Adam(schedule)
     model.compile(
-        wrap(inner) if wrap else inner,
+        wrap(adam) if wrap else adam,
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         steps_per_execution=1 if keras.backend.backend() == "torch" else STEPS_AT_ONCE,
@@ -172,13 +172,12 @@ class Study:
 
     compressed = False
 
-    def __init__(self, network, data, held_out):
+    def __init__(self, network, data):
         self.network = network
         self.model = NETWORKS[network]()
         self.flat = len(self.model.input_shape) == 2
         self.pixels = np.arange(784)
         self.data = data
-        self.all = [np.concatenate(parts) for parts in zip(data, held_out, strict=True)]
 
     def read(self, data):
         return (data[0][:, self.pixels], data[1]) if self.flat else data
@@ -200,14 +199,14 @@ class Study:
     def fit(self, model, rate, epochs, **options):
         return train(model, self.read(self.data), rate, epochs, **options)
 
-    def train(self, epochs, rate, noise, added=0.0, all_images=False):
-        train(with_noise(self.model, noise, added), self.read(self.all if all_images else self.data), rate, epochs)
+    def train(self, epochs, rate, noise, added=0.0):
+        self.fit(with_noise(self.model, noise, added), rate, epochs)
 
 
 def run(kind, network, recipe, seed, data, cache):
     fit, *others = data
     keras.utils.set_random_seed(seed)
-    study = kind(network, fit, others[0])
+    study = kind(network, fit)
     whole = study.model
     for number, (step, setting) in enumerate(recipe):
         keras.utils.set_random_seed(seed + 1000 * number)
@@ -253,12 +252,22 @@ def main(doc, kind, recipes, published, size):
             start = time.process_time()
             found = run(kind, network, recipes[row], seed, images(args.data, flat=network == "lenet-300-100"), args.cache)
             runs.add({**what, **found, "cpu_seconds": round(time.process_time() - start), "versions": versions()})
-    text = table(runs, published)
+    text = f"# {doc.splitlines()[0]}\n\n{CONVENTIONS}{table(runs, published)}"
     print(text)
     if args.table:
         args.table.write_text(text)
     if args.figure:
         figure(runs, published, *size, args.figure)
+
+
+CONVENTIONS = """Numbers are means over seeds of the compacted model as it comes back from its file; errors in %, with their standard
+deviation. "left" are the pixels, filters (as they come out of `Flatten`; of the last convolution 16 entries each) and neurons that layers
+read. MACs count each weight that is left, zero or not, once for each place where it is used, without biases (dense: 266,200 and
+2,293,000); non-zeros are weights without biases (266,200 and 430,500); bytes are those of the `.keras` file without the optimizer, of
+single weights deflated; ms are those of 1,000 images, the dense network → what is left, each time in the same process. "validation" is
+the error on the last 10,000 training images, by which all was chosen. Of others, "read" was read in a source, "remembered" was not. One
+standard error at 1.6 % over 10,000 images is 0.125 points. Recipes, seeds and versions of each run are in the CSV file.
+"""
 
 
 def table(runs, published):
@@ -299,8 +308,10 @@ def figure(runs, published, column, label, file):
         for row in published[network]:
             if row[place] is not None:
                 axes.plot(row[place], row[4], "k^" if row[5] == "read" else "k*", markersize=5, fillstyle="none")
-                axes.annotate(f"{row[0]} ({row[5]})", (row[place], row[4]), fontsize=7, xytext=(4, 3), textcoords="offset points")
+                style = {"fontsize": 7, "rotation": 40, "xytext": (3, 3), "textcoords": "offset points"}
+                axes.annotate(f"{row[0]} ({row[5]})", (row[place], row[4]), **style)
         axes.set(xscale="log", xlabel=label, ylabel="test error in %", title=network)
+        axes.margins(0.15, 0.2)
         axes.legend(fontsize="small")
     panels.savefig(file, dpi=150)
 

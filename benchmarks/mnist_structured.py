@@ -7,8 +7,7 @@ The second runs all rows, or what `--out` lacks of them, and writes table and fi
 starts from what the one before has left:
 
 - `train`: with noise on what each layer reads.
-- `gates`: `insert_gates` on inputs and units, without noise of another kind, then `compact`.
-- `penalty`: group L1/2 on the rows of kernels, under `Proximal`, weighed by the multiplications that one more row frees, then `compact`.
+- `gates`: `insert_gates` on inputs and units, without other noise, then `compact`.
 - `budget`: `StructuralL0Constraint` along a cubic ramp over two thirds of the training, then `compact`: so many multiplications, or
   parameters, are left. Pixels are not among its units.
 - `widths`: so many pixels and units of each layer, by `L0Constraint` on the rows of kernels along the same ramp, then `compact`; of LeNet-5
@@ -21,15 +20,13 @@ is left once for each place where it is used, without biases; `non_zeros` counts
 there is not run again, and with `--cache` neither are steps that runs share.
 """
 
-import keras
-import numpy as np
 from mnist import Study, kernels, main, with_noise
 
 from keras_reg.callbacks import StrengthScheduler
 from keras_reg.layers import GaussianGate, HardConcreteGate
 from keras_reg.models import attach, compaction_plan, detach, insert_gates
 from keras_reg.optimizers import Proximal
-from keras_reg.regularizers import GaussianGatePenalty, Grouped, HardConcreteL0, L0Constraint, Lq, StructuralL0Constraint
+from keras_reg.regularizers import GaussianGatePenalty, HardConcreteL0, L0Constraint, StructuralL0Constraint
 
 EVERY = 20
 """Updates between two choices of a constraint, and between two strengths."""
@@ -38,25 +35,6 @@ GATES = {
     "gaussian": lambda s, per_sample: GaussianGate(initial_noise=0.1, per_sample=per_sample, gate_regularizer=GaussianGatePenalty(s)),
     "hard-concrete": lambda s, per_sample: HardConcreteGate(initial_open=0.8, per_sample=per_sample, gate_regularizer=HardConcreteL0(s)),
 }
-
-
-class CostOfRows(keras.callbacks.Callback):
-    """The strength of each kernel's rows by the multiplications that one more of them frees, as many as are alive now, along a ramp."""
-
-    def __init__(self, strength, ramp):
-        super().__init__()
-        self.strength, self.ramp = strength, ramp
-
-    def on_train_begin(self, logs=None):
-        self.whole = compaction_plan(self.model).total.macs[0]
-
-    def on_epoch_begin(self, epoch, logs=None):
-        own = kernels(self.model)
-        alive = [int(np.any(keras.ops.convert_to_numpy(kernel), axis=1).sum()) for kernel in own] + [own[-1].shape[-1]]
-        for place, kernel in enumerate(own):
-            freed = alive[place + 1] + (alive[place - 1] if place else 0)
-            strength = self.strength * freed / self.whole * min(1, (epoch + 1) / self.ramp)
-            self.model.optimizer.set_strength(strength, kernel.path)
 
 
 PUBLISHED = {
@@ -80,18 +58,11 @@ PUBLISHED = {
 
 
 class Structured(Study):
-    def gates(self, kind, strength, epochs, rate, added=0.0, cost=None, per_sample=False):
+    def gates(self, kind, strength, epochs, rate, cost=None, per_sample=False):
         gate = GATES[kind](strength / len(self.data[0]), per_sample)
         gated = insert_gates(self.model, gate, exclude=None if self.flat else self.model.layers[0], cost=cost)
-        self.fit(with_noise(gated, 0.0, added) if added else gated, rate, epochs)
+        self.fit(gated, rate, epochs)
         self.cut(gated)
-
-    def penalty(self, strength, epochs, rate, noise, added=0.0):
-        noisy = with_noise(self.model, noise, added)
-        attach(noisy, Grouped(Lq(strength, 0.5), axis=-2, size_weights=False, proximal=True))
-        self.fit(noisy, rate, epochs, wrap=Proximal, sgd=True, callbacks=[CostOfRows(strength, epochs // 2)])
-        detach(noisy)
-        self.cut(self.model)
 
     def budget(self, left, of, epochs, rate, noise, added=0.0):
         share = left / getattr(compaction_plan(self.model).total, of)[0]
