@@ -214,7 +214,8 @@ def test_anything_in_a_config(kind):
     def change(changes):
         with warnings.catch_warnings(), contextlib.suppress(ValueError, TypeError):
             warnings.simplefilter("ignore")
-            keras.saving.deserialize_keras_object({**saved, "config": {**copy.deepcopy(saved["config"]), **changes}})
+            made = keras.saving.deserialize_keras_object({**saved, "config": {**copy.deepcopy(saved["config"]), **changes}})
+            assert made.__class__.__name__ == kind
 
     change()
 
