@@ -20,22 +20,27 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from keras_reg.layers import Embedding
 from keras_reg.optimizers import Proximal
 from keras_reg.regularizers import L1, GroupLasso
 
 COLUMNS, EXAMPLES, READ = 16, 256, 8
 INNER = {"SGD": lambda: keras.optimizers.SGD(0.1), "Adagrad": lambda: keras.optimizers.Adagrad(0.1)}
 CASES = {
-    "alone": lambda inner: (None, inner),
-    "L1 of Keras": lambda inner: (keras.regularizers.L1(1e-6), inner),
-    "L1": lambda inner: (L1(1e-6, proximal=True), Proximal(inner)),
-    "GroupLasso": lambda inner: (GroupLasso(1e-6, axis=-1, proximal=True), Proximal(inner)),
+    "Keras": (layers.Embedding, lambda inner: (None, inner)),
+    "Keras, its L1": (layers.Embedding, lambda inner: (keras.regularizers.L1(1e-6), inner)),
+    "Keras, L1": (layers.Embedding, lambda inner: (L1(1e-6, proximal=True), Proximal(inner))),
+    "Keras, GroupLasso": (layers.Embedding, lambda inner: (GroupLasso(1e-6, axis=0, proximal=True), Proximal(inner, "euclidean"))),
+    "bare": (Embedding, lambda inner: (None, inner)),
+    "L1": (Embedding, lambda inner: (L1(1e-6, proximal=True), Proximal(inner))),
+    "GroupLasso": (Embedding, lambda inner: (GroupLasso(1e-6, axis=0, proximal=True), Proximal(inner, "euclidean"))),
 }
+"""Those with "Keras" have its layer, the others `keras_reg.layers.Embedding`."""
 
 
-def training(rows, penalty, optimizer):
+def training(rows, layer, penalty, optimizer):
     """A function that makes a step."""
-    table = layers.Embedding(rows, COLUMNS, embeddings_regularizer=penalty)
+    table = layer(rows, COLUMNS, embeddings_regularizer=penalty)
     model = keras.Sequential([keras.Input((READ,), dtype="int32"), table, layers.Flatten(), layers.Dense(1)])
     model.compile(optimizer, "mse")
     x = np.random.default_rng(0).integers(0, rows, (EXAMPLES, READ)).astype("int32")
@@ -56,18 +61,20 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[10**4, 10**5, 10**6, 10**7])
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), metavar="NAME", help=", ".join(CASES))
     args = parser.parse_args()
-    print("| optimizer | rows | " + " | ".join(CASES) + " |\n" + "| --- " * (len(CASES) + 2) + "|")
+    print("| optimizer | rows | " + " | ".join(args.cases) + " |\n" + "| --- " * (len(args.cases) + 2) + "|")
     for name, inner in INNER.items():
         for rows in args.rows:
-            steps = {case: training(rows, *make(inner())) for case, make in CASES.items()}
-            times = {case: [] for case in CASES}
+            steps = {case: training(rows, CASES[case][0], *CASES[case][1](inner())) for case in args.cases}
+            times = {case: [] for case in args.cases}
             for _ in range(args.rounds):
-                for case in random.sample(list(CASES), len(CASES)):
+                for case in random.sample(args.cases, len(args.cases)):
                     times[case].append(steps[case]())
-            alone = np.median(times["alone"])
-            cells = [f"{np.median(times[case]) / alone:.2f}" for case in CASES if case != "alone"]
-            print(f"| {name} | {rows:,} | {alone:.1f} ms | " + " | ".join(cells) + " |", flush=True)
+            medians = {case: np.median(own) for case, own in times.items()}
+            first = medians[args.cases[0]]
+            cells = [f"{time:.1f} ms ({time / first:.2f})" for time in medians.values()]
+            print(f"| {name} | {rows:,} | " + " | ".join(cells) + " |", flush=True)
             del steps
 
 

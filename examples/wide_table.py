@@ -1,7 +1,8 @@
 """A wide table: three categories, each value and each pair of values a column of its own, of which few say anything.
 
 With `--values` values for each category that is over ten thousand columns, all 0 but six in each row. The model is linear in them: an
-`Embedding` of one number for each column looks up what the six weigh, so that nobody has to write the zeros down. A dozen values and a
+`Embedding` of one number for each column looks up what the six weigh, so that nobody has to write the zeros down (keras_reg's, of which a
+step on TensorFlow reads and writes what a batch looks up; Keras's goes over all columns). A dozen values and a
 dozen pairs decide the answer; the other columns are noise. L1 through `Proximal` drops the columns that never help, its strength
 chosen on rows that were not trained on; Keras's own L1, at the same strength, leaves every weight that a row has touched non-zero.
 Exit status: 0 if the sparse model is no worse on test rows, 1 otherwise.
@@ -18,9 +19,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in quickstart.py
 
 from quiet import keras  # isort: skip
 import numpy as np
-from keras import layers
 from sklearn.metrics import roc_auc_score
 
+from keras_reg.layers import Embedding
 from keras_reg.optimizers import Proximal
 from keras_reg.regularizers import L1
 from keras_reg.selection import regularization_path
@@ -53,7 +54,7 @@ def answers(columns, values, generator):
 
 def linear(columns, penalty, wrap):
     keras.utils.set_random_seed(0)
-    weights = layers.Embedding(columns, 1, embeddings_initializer="zeros", embeddings_regularizer=penalty, name="weights")
+    weights = Embedding(columns, 1, embeddings_initializer="zeros", embeddings_regularizer=penalty, name="weights")
     row = keras.Input((6,), dtype="int32")
     model = keras.Model(row, keras.ops.sum(weights(row), axis=-2))
     model.compile(wrap(keras.optimizers.Adagrad(0.5)), keras.losses.BinaryCrossentropy(from_logits=True))

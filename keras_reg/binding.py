@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from keras import KerasTensor, ops
 
-from keras_reg.backend import loss_sees_the_optimizer, outside_of_graphs, read
+from keras_reg.backend import loss_sees_the_optimizer, outside_of_graphs, read, table
 from keras_reg.ops.dtypes import widen
 from keras_reg.running import build_optimizers, in_train_step, optimizers_in, readers, running_models
 from keras_reg.strength_variable import StrengthVariable, forget_compiled_steps
@@ -175,7 +175,6 @@ class Record:
         return self.configured if strength == self.configured.strength else self.configured.with_strength(strength)
 
     def __call__(self, w: Any) -> Any:
-        w = self.configured.checked(w)
         models = running_models()
         self._models.update(models)
         if self.configured.proximal and not self._prox_acts(models):
@@ -184,7 +183,9 @@ class Record:
         stopped = self.configured.proximal and self._prox_acts(models)
         if self.configured.proximal and not stopped:
             let_flow(self.configured, models)
-        penalty = self.in_step()
+        if stopped and (own := table(w)) is not None and own.is_lazy:
+            return own.shown
+        w, penalty = self.configured.checked(w), self.in_step()
         if structure_of(penalty) is not None and not isinstance(w, KerasTensor):
             return self._joint(penalty, w, models, stopped)
         if not stopped or isinstance(w, KerasTensor):

@@ -173,3 +173,18 @@ def column(weight: float | Any) -> float | Any:
 def as_tensor(numbers: float | np.ndarray, x: Any) -> Any:
     """In the dtype of `x`, without passing through float32."""
     return ops.convert_to_tensor(numbers, dtype=x.dtype)
+
+
+def rows_apart(variable: Any) -> None:
+    """Have a new variable be read and written by rows, where the backend can; see `keras_reg.backend.tensorflow_table`."""
+    del variable
+
+
+def table(variable: Any) -> Any:
+    """The variable, if it is read and written by rows, else `None`."""
+    del variable
+
+
+def look_up(variable: Any, ids: Any) -> Any:
+    """The rows of these numbers."""
+    return ops.take(variable, ids, axis=0)

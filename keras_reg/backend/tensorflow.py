@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_reg.backend import plain
 from keras_reg.backend.plain import FEW_TO_SORT, as_tensor, column, mixed, total
 from keras_reg.backend.search import smallest_of_bits
+from keras_reg.backend.tensorflow_table import Table
 
 FEW_CLASSES = 128
 
@@ -94,3 +95,18 @@ def smoothed_crossentropy(logits, labels, weight, spread):
 def pick(scores, labels):
     # Keras's own way checks and broadcasts first, which takes several times as long.
     return tf.gather(scores, labels, batch_dims=len(labels.shape))
+
+
+def rows_apart(variable):
+    if isinstance(variable._value, tf.Variable) and not tf.distribute.has_strategy():
+        variable.__class__ = Table
+
+
+def table(variable):
+    return variable if isinstance(variable, Table) else None
+
+
+def look_up(variable, ids):
+    if isinstance(variable, Table) and isinstance(ids, tf.Tensor):
+        return variable.rows(ids)
+    return plain.look_up(variable, ids)

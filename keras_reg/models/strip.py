@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_reg._registration import PACKAGE
+from keras_reg.layers.embedding import Embedding
 from keras_reg.models.attachment.carrier import KEY
 from keras_reg.models.attachment.live import with_live_code
 from keras_reg.models.attachment.rebuilt import rebuild_from, refusals
@@ -21,10 +22,11 @@ def strip(model: keras.Model) -> keras.Model:
     """A plain Keras model with the same weights and outputs, that is saved, loaded and exported without keras_reg.
 
     Gates go, as they are when the model predicts: into the weights beside them, where closed ones leave exact zeros, or else a `Rescaling`
-    takes their place. Penalties of keras_reg go, and Keras's own regularizers stay. A compiled model stays compiled: `Proximal` gives way
-    to its inner optimizer with its state, so that training goes on without penalties. A warning says where more than that changes: metrics
-    of keras_reg are dropped; with a loss of keras_reg, or a class that overrides `compile` (as the tasks of KerasHub do), the result is not
-    compiled; and a regularizer of Keras that `attach` had to keep around a layer goes with what kept it.
+    takes their place. `keras_reg.layers.Embedding` becomes Keras's. Penalties of keras_reg go, and Keras's own regularizers stay. A
+    compiled model stays compiled: `Proximal` gives way to its inner optimizer with its state, so that training goes on without penalties. A
+    warning says where more than that changes: metrics of keras_reg are dropped; with a loss of keras_reg, or a class that overrides
+    `compile` (as the tasks of KerasHub do), the result is not compiled; and a regularizer of Keras that `attach` had to keep around a layer
+    goes with what kept it.
 
     Args:
         model: A built Keras model. It stays as it is.
@@ -105,6 +107,8 @@ def _without(node: Any, ours: dict[str, type]) -> Any:
         return _without({**config["layer"], **around}, ours)
     if issubclass(ours[name], keras.regularizers.Regularizer):
         return None
+    if ours[name] is Embedding:
+        return _without({**node, "module": "keras.layers", "class_name": "Embedding", "registered_name": None}, ours)
     if "inner_optimizer" in config:
         return _without(config["inner_optimizer"], ours)
     layer = config.get("name") if isinstance(config, dict) else None

@@ -17,6 +17,7 @@ from keras_reg.backend import numbers_suffice, outside_of_graphs, read
 from keras_reg.binding import has_flowed, is_constraint, is_proximal, is_record, join, kind_of, move, record, structure_of
 from keras_reg.optimizers import step_sizes
 from keras_reg.optimizers.counted import Counted
+from keras_reg.optimizers.rows import Rows
 from keras_reg.optimizers.strength_file import StrengthFile
 from keras_reg.optimizers.together import stacked, together, unstacked
 from keras_reg.optimizers.wrapper import Wrapper
@@ -101,6 +102,7 @@ class Proximal(Wrapper):
         self.metric = metric if metric != "auto" else "euclidean" if own_metric is None else "preconditioned"
         self.keep_zeros = boolean(keep_zeros, "keep_zeros")
         self.counted = Counted(self)
+        self.rows = Rows(self)
         self.strength_file = StrengthFile(self)
         self._strengths = None  # one for each trainable variable
         self._past = None
@@ -183,6 +185,7 @@ class Proximal(Wrapper):
             own.claim(self, index)
         self.set_strengths_at(strengths)
         join(self._trainable_variables)
+        self.rows.refresh()
 
     def applies_prox_to(self, variable: Any) -> bool:
         """Whether this optimizer, once built, applies a prox to the variable after each update."""
@@ -269,9 +272,11 @@ class Proximal(Wrapper):
                 inside.pop("_update_model_variables_moving_average", None)
 
     def _update(self, grads: Sequence[Any], variables: Sequence[Any], learning_rate: Any) -> None:
-        inner, alive = self.inner_optimizer, self.counted.alive(variables)
-        type(inner)._backend_update_step(inner, grads, variables, learning_rate)
         rate, past = self._rate(learning_rate)
+        inner, (grads, variables) = self.inner_optimizer, self.rows.update(grads, variables, rate)
+        alive = self.counted.alive(variables)
+        if variables:
+            type(inner)._backend_update_step(inner, grads, variables, learning_rate)
         if past is not None:
             self._past.assign(past)
         steps = self._steps(rate)
