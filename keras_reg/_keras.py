@@ -60,6 +60,7 @@ ELSEWHERE = {
         "_exclude_from_weight_decay_pattern",
     ),
     "Adam, Adamax, RMSprop, Adagrad, Ftrl": ("_accumulators", "_average_gradients", "_linears", "_u", "_velocities", "_velocity_hats"),
+    "Embedding": ("_embeddings",),
     "MultiHeadAttention": ("_key_dense", "_output_dense", "_output_shape", "_query_dense", "_use_gate", "_value_dense"),
     "TransformerDecoder of KerasHub": ("_cross_attention_layer",),
     "StringLookup": ("_lookup_layer",),
