@@ -8,11 +8,8 @@ structure. It passes for the penalty as it is now.
 
 import collections
 import functools
-import json
-import re
-import warnings
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -20,32 +17,12 @@ import numpy as np
 from keras import KerasTensor, ops
 
 from keras_reg.backend import loss_sees_the_optimizer, outside_of_graphs, read, table
+from keras_reg.contract import is_penalty, kind_of, regularizer_attributes, structure_of
+from keras_reg.notes import let_flow, note_of
 from keras_reg.ops.dtypes import widen
-from keras_reg.running import build_optimizers, in_train_step, optimizers_in, readers, running_models
+from keras_reg.running import build_optimizers, optimizers_in, readers, running_models
 from keras_reg.strength_variable import StrengthVariable, forget_compiled_steps
 from keras_reg.weights import layers_of, own_variables
-
-REGULARIZER_ATTRIBUTE = re.compile(r"_?(?!activity)\w*regularizer")
-
-
-class _Note:
-    """What is known of a penalty without anything being written on it."""
-
-    def __init__(self):
-        self.flowed = False  # its gradient has joined a loss, although it is proximal
-        self.warned = False  # that no optimizer applies its prox
-        self.records: weakref.WeakSet = weakref.WeakSet()
-
-
-_notes: dict[int, _Note] = {}
-
-
-def _note(penalty: Any) -> _Note:
-    # By identity: a penalty of the user's may be a dataclass, which compares by value and has no hash.
-    if id(penalty) not in _notes:
-        _notes[id(penalty)] = _Note()
-        weakref.finalize(penalty, _notes.pop, id(penalty), None)
-    return _notes[id(penalty)]
 
 
 class Record:
@@ -64,7 +41,7 @@ class Record:
         self._models = weakref.WeakSet()  # those in whose steps it was called
         self._structure = None
         self._shown = False  # where the layer holds the penalty
-        _note(penalty).records.add(self)
+        note_of(penalty).records.add(self)
 
     # To all others it is the penalty as it is now.
 
@@ -222,34 +199,8 @@ def _rebuilt(cls: type, config: dict) -> Any:
     return cls.from_config(config)
 
 
-def regularizer_attributes(layer: Any) -> Iterator[str]:
-    """Names of the attributes of this very layer that hold the regularizer of a weight, or would."""
-    for name, value in list(vars(layer).items()):
-        if REGULARIZER_ATTRIBUTE.fullmatch(name) and (value is None or isinstance(value, keras.regularizers.Regularizer)):
-            yield name
-
-
 def is_record(regularizer: Any) -> bool:
     return type(regularizer) is Record
-
-
-def is_penalty(regularizer: Any) -> bool:
-    """Whether it keeps the contract of `keras_reg.regularizers.Penalty`."""
-    return regularizer is not None and getattr(regularizer.__class__, "strength_names", None) is not None
-
-
-def is_proximal(regularizer: Any) -> bool:
-    return is_penalty(regularizer) and regularizer.proximal
-
-
-def is_constraint(penalty: Any) -> bool:
-    """Whether it sets how many weights are 0, and not what they cost."""
-    return getattr(penalty, "constraint", False)
-
-
-def structure_of(penalty: Any) -> str | None:
-    """The name of what a penalty is a part of, if it is: a structure reaches over several weights."""
-    return getattr(penalty, "structure", None)
 
 
 def present(regularizer: Any) -> Any:
@@ -262,17 +213,6 @@ def structure_key(regularizer: Any) -> Any:
     if (name := structure_of(regularizer)) is None:
         return None
     return (name, id(regularizer._structure)) if is_record(regularizer) else name
-
-
-def kind_of(penalty: Any) -> Any:
-    """What penalties have in common that differ in their strengths alone; `None` where weights under them cannot be stacked."""
-    if penalty.stacked() is None:
-        return None
-    try:
-        config = penalty.with_strength(1.0).get_config()
-    except ValueError:  # strengths without a ratio
-        return None
-    return penalty.__class__, json.dumps(config, sort_keys=True)
 
 
 def record(variable: Any) -> Record:
@@ -321,35 +261,13 @@ def _its_record(penalty: Any, w: Any, models: list[Any]) -> Record | None:
             join(model.trainable_variables)
     if isinstance(w, keras.Variable):
         return w.regularizer if is_record(w.regularizer) and w.regularizer.configured is penalty else None
-    known = [r for r in _note(penalty).records if r.variable is not None and r.variable.regularizer is r]
+    known = [r for r in note_of(penalty).records if r.variable is not None and r.variable.regularizer is r]
     return known[0] if len(known) == 1 and structure_of(penalty) is not None else None
-
-
-def let_flow(penalty: Any, models: list[Any]) -> None:
-    """Note that the gradient of a proximal penalty joins a loss, and warn, once, where that is not for the time being."""
-    note = _note(penalty)
-    waiting = any(not optimizer.built for model in (*models, *readers()) for optimizer in optimizers_in(model))
-    if is_constraint(penalty):  # which has no gradient to flow
-        if not waiting and any(in_train_step(model) for model in models):
-            raise ValueError(
-                f"{penalty!r} acts through `keras_reg.optimizers.Proximal` alone, and no such optimizer applies it: compile the model with "
-                "`Proximal(optimizer)`, or take it off with `keras_reg.models.detach`. (On activities no constraint can act.)"
-            )
-        return
-    note.flowed = True
-    if not note.warned and not waiting:
-        note.warned = True
-        warnings.warn(
-            f"{penalty!r} is proximal, but no optimizer applies its prox: its gradient joins the loss instead, which gives no exact "
-            "zeros. Compile the model with `keras_reg.optimizers.Proximal(optimizer)` (in a loop of your own, call its `build` "
-            "before the first loss), or set `proximal=False`. A prox is for weights: on activities only the gradient can act.",
-            stacklevel=4,
-        )
 
 
 def has_flowed(regularizer: Any) -> bool:
     """Whether the gradient of a proximal penalty has joined a loss."""
-    return is_penalty(regularizer) and _note(regularizer.configured if is_record(regularizer) else regularizer).flowed
+    return is_penalty(regularizer) and note_of(regularizer.configured if is_record(regularizer) else regularizer).flowed
 
 
 # Moving strengths. A strength is state: what it has been moved to acts in the loss and in the prox, and is what is shown and saved.
@@ -412,7 +330,7 @@ def _write(strengths: Mapping[Record, float]) -> None:
 
 def reconfigured(penalty: Any) -> None:
     """Have all weights under a penalty follow it, whose strength has been set anew."""
-    for own in list(_note(penalty).records):
+    for own in list(note_of(penalty).records):
         if own.variable is not None and own.variable.regularizer is own:
             own.restart(penalty)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_reg import binding
+from keras_reg import notes
 from keras_reg.callbacks import StrengthScheduler
 from keras_reg.models import attach
 from keras_reg.optimizers import Proximal
@@ -43,13 +43,13 @@ def trained(penalty, seed=0):
 @pytest.mark.parametrize("name", PENALTIES)
 def test_what_is_not_used_any_more_is_freed(name):
     gc.collect()  # what other tests have left
-    before = len(binding._notes)
+    before = len(notes._notes)
     model = trained(PENALTIES[name]())
     left = [weakref.ref(thing) for thing in (model, model.optimizer, *model.layers)]
     del model
     gc.collect()
     assert [reference() for reference in left] == [None] * len(left)
-    assert len(binding._notes) == before
+    assert len(notes._notes) == before
 
 
 def test_fit_after_fit_keeps_nothing():

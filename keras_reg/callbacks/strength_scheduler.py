@@ -9,8 +9,9 @@ import keras
 from keras import ops
 
 from keras_reg._validation import non_negative, one_of, shown, whole_number
-from keras_reg.binding import is_constraint, move
+from keras_reg.binding import move
 from keras_reg.callbacks.strength import StrengthCallback
+from keras_reg.contract import is_constraint
 from keras_reg.running import innermost
 
 MOST_TRIALS = 100  # of a schedule, before training starts

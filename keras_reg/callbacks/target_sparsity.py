@@ -7,9 +7,10 @@ import numpy as np
 from keras import ops
 
 from keras_reg._validation import greater_than, one_of, real_number
-from keras_reg.binding import is_constraint, move
+from keras_reg.binding import move
 from keras_reg.callbacks.gate_target import GateTarget
 from keras_reg.callbacks.strength import StrengthCallback
+from keras_reg.contract import is_constraint
 from keras_reg.models.statistics import zeros
 from keras_reg.running import proximal_optimizers
 from keras_reg.weights import read

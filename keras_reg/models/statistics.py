@@ -9,7 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_reg.binding import is_penalty, is_record, join, structure_of
+from keras_reg.binding import is_record, join
+from keras_reg.contract import is_penalty, structure_of
 from keras_reg.ops.counts import Counts, count
 from keras_reg.ops.dtypes import widen
 from keras_reg.regularizers.sums import parts_of

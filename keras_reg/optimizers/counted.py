@@ -6,7 +6,8 @@ from typing import Any
 from keras import ops
 
 from keras_reg.backend import alive, numbers_suffice, only
-from keras_reg.binding import is_constraint, structure_key
+from keras_reg.binding import structure_key
+from keras_reg.contract import is_constraint
 from keras_reg.ops.dtypes import widen
 from keras_reg.optimizers import step_sizes
 

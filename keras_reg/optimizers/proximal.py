@@ -14,7 +14,8 @@ from keras_reg._keras import check
 from keras_reg._registration import register
 from keras_reg._validation import boolean, non_negative, one_of
 from keras_reg.backend import numbers_suffice, outside_of_graphs, read
-from keras_reg.binding import has_flowed, is_constraint, is_proximal, is_record, join, kind_of, move, record, structure_of
+from keras_reg.binding import has_flowed, is_record, join, move, record
+from keras_reg.contract import is_constraint, is_proximal, kind_of, structure_of
 from keras_reg.optimizers import step_sizes
 from keras_reg.optimizers.counted import Counted
 from keras_reg.optimizers.rows import Rows

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_reg._validation import greater_than, received, whole_number
-from keras_reg.binding import is_proximal
+from keras_reg.contract import is_proximal
 from keras_reg.models.attachment.attach import attach
 from keras_reg.models.fingerprint import fingerprint
 from keras_reg.optimizers import Proximal

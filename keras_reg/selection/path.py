@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_reg._validation import boolean, greater_than, items, one_of, received, whole_number
-from keras_reg.binding import is_penalty
+from keras_reg.contract import is_penalty
 from keras_reg.models.fingerprint import fingerprint
 from keras_reg.models.shrinking.splitting import place_of_split
 from keras_reg.selection.data import Data, validation_of

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_reg.binding import structure_of
 from keras_reg.callbacks.gradients import gradient_at
+from keras_reg.contract import structure_of
 from keras_reg.selection.data import Data
 from keras_reg.selection.strengths import Strengths, check_model
 from keras_reg.weights import layers_of, own_variables, read

@@ -5,7 +5,8 @@ from typing import Any
 import keras
 
 from keras_reg._validation import received
-from keras_reg.binding import is_constraint, make_movable, move, penalised
+from keras_reg.binding import make_movable, move, penalised
+from keras_reg.contract import is_constraint
 from keras_reg.running import proximal_optimizers
 
 

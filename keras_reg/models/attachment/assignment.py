@@ -5,7 +5,8 @@ from typing import Any
 
 import keras
 
-from keras_reg.binding import is_proximal, join
+from keras_reg.binding import join
+from keras_reg.contract import is_proximal
 from keras_reg.models.attachment.carrier import carried, carry, original_class, present, restore
 from keras_reg.models.attachment.rebuilt import rebuilt_weights, same_regularizer, units
 from keras_reg.models.attachment.slots import Slots

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 
 from keras_reg._registration import is_registered
-from keras_reg.binding import is_record, regularizer_attributes, structure_of
+from keras_reg.binding import is_record
+from keras_reg.contract import regularizer_attributes, structure_of
 from keras_reg.models.attachment.carrier import carried
 from keras_reg.models.attachment.rebuilt import rebuilt_weights, same_regularizer, units
 from keras_reg.regularizers.penalty import Penalty

@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from keras_reg.binding import REGULARIZER_ATTRIBUTE, regularizer_attributes
+from keras_reg.contract import REGULARIZER_ATTRIBUTE, regularizer_attributes
 from keras_reg.models.attachment.carrier import bare_config
 from keras_reg.models.attachment.rebuilt import layer_pairs, rebuild_from, refusals
 

@@ -5,7 +5,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_reg.binding import is_constraint, is_record, move, structure_of
+from keras_reg.binding import is_record, move
+from keras_reg.contract import is_constraint, structure_of
 from keras_reg.models.attachment.assignment import Assignment, own_copy
 from keras_reg.models.attachment.rebuilt import same_regularizer
 from keras_reg.models.compaction import rules as rules
