@@ -152,7 +152,7 @@ def test_the_penalty_in_the_loss_of_a_small_table(monkeypatch):
 def test_the_penalty_in_the_loss_of_a_large_table():
     model = network(Embedding)
     fit(model, Proximal(sgd()), epochs=10)  # 160 updates
-    weights(model)
+    model.set_weights([2 * values for values in model.get_weights()])
     loss, _ = model.evaluate(X, Y, verbose=0)
     values = model.predict(X, verbose=0)
     assert loss == pytest.approx(np.mean((values - Y) ** 2) + 1e-3 * np.abs(model.get_weights()[0]).sum(), rel=1e-4)

@@ -50,7 +50,7 @@ class Rows:
         """Whether the rows that a gradient has are all that has to be written, and the proxes of the others can wait."""
         outer, inner = self.optimizer, self.optimizer.inner_optimizer
         adds_up = (type(inner) is keras.optimizers.SGD and not inner.momentum) or type(inner) is keras.optimizers.Adagrad
-        more = inner.weight_decay or inner.use_ema or inner.gradient_accumulation_steps or outer.keep_zeros
+        more = inner.weight_decay or inner.use_ema or outer.keep_zeros
         if not adds_up or more or not outer.applies_prox_to(variable):
             return False
         penalty = record(variable).configured
