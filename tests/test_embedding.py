@@ -139,7 +139,7 @@ def test_the_penalty_in_the_loss_of_a_small_table(monkeypatch):
     if keras.backend.backend() == "tensorflow":
         from keras_reg.backend import tensorflow_table
 
-        monkeypatch.setattr(tensorflow_table, "PER_UPDATE", 2**16)
+        monkeypatch.setattr(tensorflow_table, "PER_UPDATE", 2**14)
 
     def trained(layer):
         model = network(layer)

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-PER_UPDATE = 2**16
+PER_UPDATE = 2**14
 """All rows are brought up to date, and the penalty in the loss with them, so often that there are at most so many weights for each update:
 little beside the time of a step."""
 

@@ -21,7 +21,7 @@ class Embedding(keras.layers.Embedding):
 
     A row that no batch touches has its proxes applied as one, by `prox_a(prox_b(w)) = prox_{a+b}(w)`, as soon as it is read: by the layer,
     or by whoever reads the weights. Weights, outputs, zeros and files are those of Keras's layer, up to rounding. The penalty in the
-    loss is that of when the whole table was last read, which is at least each `input_dim * output_dim / 65,536` updates.
+    loss is that of when the whole table was last read, which is at least each `input_dim * output_dim / 16,384` updates.
 
     With other penalties, with momentum, weight decay, averages (EMA), gradient accumulation or `keep_zeros=True`, with other optimizers,
     under a `tf.distribute` strategy and with LoRA it is as Keras's layer: the time follows the rows that exist. On JAX and PyTorch it is
