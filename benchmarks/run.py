@@ -57,7 +57,9 @@ BENCHMARKS = {
         quick=("--size", "128", "--runs", "1"),
         backends=("tensorflow", "torch"),
     ),
-    "wide": Benchmark("the bare optimizer", "at most 1.5", quick=("--rows", "100", "--rounds", "1"), backends=("tensorflow",)),
+    "wide": Benchmark(
+        "Keras's `Embedding` without a penalty", "at most 1.5", quick=("--rows", "100", "--rounds", "1"), backends=("tensorflow",)
+    ),
     "weight_histogram": Benchmark("Keras's `TensorBoard`", quick=("--rounds", "2", "--no-training"), backends=("tensorflow",)),
     "compaction": Benchmark(
         "the same network before it is compacted", "faster", quick=("--model", "LeNet-300-100", "--batch-sizes", "1", "--rounds", "1")
