@@ -11,6 +11,7 @@ import keras
 try:
     from keras.src.backend import get_keras_mask, set_keras_mask
     from keras.src.backend.common import global_state
+    from keras.src.backend.common.stateless_scope import in_stateless_scope as in_stateless_scope
     from keras.src.saving.keras_saveable import KerasSaveable as KerasSaveable
 except ImportError as error:  # pragma: no cover - a Keras to come
     raise ImportError(f"keras_reg needs what this version of Keras has not: {error}") from error

@@ -11,6 +11,7 @@ from keras_reg.layers import Embedding
 from keras_reg.models import attach, compact, detach, sparsity, strip
 from keras_reg.optimizers import Proximal
 from keras_reg.regularizers import L1, L2, GroupLasso
+from keras_reg.selection import strength_max
 
 ROWS, COLUMNS, READ = 200, 6, 8
 X = (np.random.default_rng(1).zipf(1.3, (256, READ)) % ROWS).astype("int32")
@@ -272,6 +273,14 @@ def step_by_step(layer, folder):
     return weights(model)
 
 
+def values_from_outside(layer, folder):
+    model = network(layer)
+    fit(model, Proximal(sgd()))
+    doubled = [2 * values for values in model.get_weights()]
+    fit(model)
+    return [model.stateless_call(doubled, [], X)[0], list(strength_max(model, X, Y).weights.values()), model.predict(X, verbose=0)]
+
+
 def negative_numbers(layer, folder):
     model = network(layer)
     model.compile(Proximal(sgd()), "mse")
@@ -288,7 +297,7 @@ def stripped(layer, folder):
 
 
 SITUATIONS = [tied, twice_in_a_model, moving_strengths, callbacks_that_look, files, weights_set, other_penalties, other_optimizers]
-SITUATIONS += [low_rank_training, half_precision, step_by_step, negative_numbers, stripped]
+SITUATIONS += [low_rank_training, half_precision, step_by_step, values_from_outside, negative_numbers, stripped]
 
 
 @pytest.mark.filterwarnings("ignore:.*is proximal, but no optimizer applies its prox", "ignore:.*has nothing to apply")

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_reg._keras import in_stateless_scope
 from keras_reg.backend import plain
 from keras_reg.backend.plain import FEW_TO_SORT, as_tensor, column, mixed, total
 from keras_reg.backend.search import smallest_of_bits
@@ -107,6 +108,6 @@ def table(variable):
 
 
 def look_up(variable, ids):
-    if isinstance(variable, Table) and isinstance(ids, tf.Tensor):
+    if isinstance(variable, Table) and isinstance(ids, tf.Tensor) and not in_stateless_scope():
         return variable.rows(ids)
     return plain.look_up(variable, ids)
