@@ -4,6 +4,8 @@ Two questions everywhere. Parity: where Keras's own works, ours works. And nothi
 bit, the weights, logs and losses of a run without it. A new public thing is a line in THINGS, a fault found by use one in SITUATIONS.
 """
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -180,13 +182,19 @@ SITUATIONS = {
 }
 
 
-def run(thing, situation, model="sequential", strength=0.0, without=False):
-    """The history and weights of a run; `without` the thing."""
-    make, wrap = THINGS[thing]
+def run(thing, situation, model="sequential"):
+    """The history and weights of a run with the thing at strength 0, or without one (None)."""
+    make, wrap = THINGS[thing] if thing else (lambda strength: None, bare)
     keras.utils.set_random_seed(0)
-    made = with_penalty(MODELS[model], None if without else make(strength))
-    history = SITUATIONS[situation](bare if without else wrap, made)
+    made = with_penalty(MODELS[model], make(0.0))
+    history = SITUATIONS[situation](wrap, made)
     return history, weights_without_gates(made)
+
+
+@functools.cache
+def without(situation, model="sequential"):
+    """What is compared with: one run for all things."""
+    return run(None, situation, model)
 
 
 def assert_same(found, expected, exactly):
@@ -199,9 +207,6 @@ def assert_same(found, expected, exactly):
         np.testing.assert_allclose(ours, theirs, **(looser or {"rtol": 0}))
 
 
-_without = {}
-
-
 FEW = ("validation", "batches", "jit", "accumulation", "loss-scaling")
 IN_FEW = ("L1-loss", "group-prox", "structural", "count-of-the-model")
 PAIRS = [("L1-prox", situation) for situation in SITUATIONS] + [
@@ -211,21 +216,19 @@ PAIRS = [("L1-prox", situation) for situation in SITUATIONS] + [
 
 @pytest.mark.parametrize(("thing", "situation"), PAIRS)
 def test_nothing_at_strength_0(thing, situation):
-    if situation not in _without:
-        _without[situation] = run(thing, situation, without=True)
     # What compilers fuse differently, they round differently.
-    assert_same(run(thing, situation), _without[situation], exactly=BACKEND == "torch" or situation in ("eagerly",))
+    assert_same(run(thing, situation), without(situation), exactly=BACKEND == "torch" or situation in ("eagerly",))
 
 
 @pytest.mark.parametrize("model", [name for name in MODELS if name != "sequential"])
 @pytest.mark.parametrize("thing", ["L1-loss", "group-prox"])
 def test_nothing_at_strength_0_in_every_model(thing, model):
-    assert_same(run(thing, "fit", model), run(thing, "fit", model, without=True), exactly=BACKEND == "torch")
+    assert_same(run(thing, "fit", model), without("fit", model), exactly=BACKEND == "torch")
 
 
 @pytest.mark.parametrize("thing", [name for name in THINGS if name not in {thing for thing, _ in PAIRS}])
 def test_the_other_things_at_strength_0(thing):
-    assert_same(run(thing, "validation"), run("L1-loss", "validation", without=True), exactly=BACKEND == "torch")
+    assert_same(run(thing, "validation"), without("validation"), exactly=BACKEND == "torch")
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)
@@ -260,13 +263,9 @@ def test_at_a_strength_every_place_shows_the_same(thing, tmp_path):
     loss, mse = model.evaluate(X, Y, verbose=0)
     model.save(tmp_path / "m.keras")
     loaded = keras.models.load_model(tmp_path / "m.keras")
-    shown += [
-        loss - mse,
-        float(ops.convert_to_numpy(sum(model.losses))),
-        sparsity(model).total.penalty,
-        loaded.evaluate(X, Y, verbose=0)[0] - mse,
-    ]
-    shown += [sparsity(keras.models.load_model(tmp_path / "m.keras")).total.penalty]
+    shown += [loss - mse, float(ops.convert_to_numpy(sum(model.losses)))]
+    shown += [sparsity(one).total.penalty for one in (model, loaded)]  # of the loaded one before it is called
+    shown += [loaded.evaluate(X, Y, verbose=0)[0] - mse]
     np.testing.assert_allclose(shown, fresh * len(shown), rtol=1e-4)
     for name in ("data_loss", "val_data_loss"):
         np.testing.assert_allclose(history[name], history[name.replace("data_loss", "mse")], rtol=1e-5)

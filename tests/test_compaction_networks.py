@@ -1,9 +1,12 @@
 """Networks as they are used, with random weights and a random half of their groups at zero: each smaller, each equal."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 from keras import layers as L
+from keras.src.applications import densenet, efficientnet, resnet  # whose public functions give no choice of the depth
 from small_networks import check
 
 from keras_reg.models import structural_groups
@@ -15,6 +18,16 @@ A = keras.applications
 
 def application(make, size):
     return lambda: make(input_shape=(size, size, 3), classes=10, weights=None)
+
+
+def resnet50(**options):
+    """With two of its four stacks, each shorter."""
+
+    def stacks(x):
+        x = resnet.stack_residual_blocks_v1(x, 32, 2, stride1=1, name="conv2")
+        return resnet.stack_residual_blocks_v1(x, 64, 3, name="conv3")
+
+    return resnet.ResNet(stacks, preact=False, use_bias=True, **options)
 
 
 def tagger():
@@ -80,10 +93,10 @@ NETWORKS = {"bert": bert, **({"tagger": tagger, "unet": unet, "vit": vit} if BAC
 if BACKEND == "tensorflow":
     NETWORKS |= {
         "VGG16": lambda: A.VGG16(input_shape=(32, 32, 3), include_top=False, pooling="avg", weights=None),
-        "ResNet50": application(A.ResNet50, 32),
+        "ResNet50": application(resnet50, 32),
         "MobileNetV2": application(A.MobileNetV2, 32),
-        "DenseNet121": application(A.DenseNet121, 32),
-        "EfficientNetB0": application(A.EfficientNetB0, 32),
+        "DenseNet121": application(functools.partial(densenet.DenseNet, [2, 2, 3, 2]), 32),
+        "EfficientNetB0": application(functools.partial(efficientnet.EfficientNet, 1.0, 0.4, 32), 32),
     }
 elif BACKEND == "torch":
     NETWORKS |= {"MobileNetV2": application(A.MobileNetV2, 32)}

@@ -2,7 +2,6 @@
 
 import importlib.util
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -26,12 +25,12 @@ def example():
     del sys.modules["label_smoothing_example"]
 
 
-def test_prints_a_row_for_each_run_and_draws_them(tmp_path):
-    command = [sys.executable, SCRIPT, "--epochs", "12", "--output", "picture.png"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "899 images to train and 898 to test" in done.stdout
-    rows = re.findall(r"^\| (clean|20% wrong) \| (0|0\.1) \| (.*) \|$", done.stdout, re.MULTILINE)
+def test_prints_a_row_for_each_run_and_draws_them(example, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert example.main(["--epochs", "12", "--output", "picture.png"]) == 0
+    printed = capsys.readouterr().out
+    assert "899 images to train and 898 to test" in printed
+    rows = re.findall(r"^\| (clean|20% wrong) \| (0|0\.1) \| (.*) \|$", printed, re.MULTILINE)
     assert [row[:2] for row in rows] == [("clean", "0"), ("clean", "0.1"), ("20% wrong", "0"), ("20% wrong", "0.1")]
     values = np.array([[float(value) for value in row[2].split(" | ")] for row in rows])
     assert np.all((values >= 0) & (values <= 1))

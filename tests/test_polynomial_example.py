@@ -2,11 +2,11 @@
 
 import re
 
-from example_runs import check_refusal, printed
+from example_runs import check_refusal, printed_here
 
 
-def test_strengths_too_low_too_high_and_chosen(tmp_path):
-    out = printed("polynomial", "--picture", str(tmp_path / "polynomial.png"))
+def test_strengths_too_low_too_high_and_chosen(tmp_path, monkeypatch, capsys):
+    out = printed_here(monkeypatch, capsys, "polynomial", "--picture", str(tmp_path / "polynomial.png"))
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if re.match(r"\| (none|L)", line)]
     error = {row[0]: float(row[2]) for row in rows}
     zeros = {row[0]: int(row[3]) for row in rows}

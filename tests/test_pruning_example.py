@@ -4,11 +4,11 @@ import re
 
 import keras
 import pytest
-from example_runs import check_refusal, printed
+from example_runs import check_refusal, printed_here
 
 
-def test_zeros_make_compressed_files_small():
-    out = printed("pruning")
+def test_zeros_make_compressed_files_small(monkeypatch, capsys):
+    out = printed_here(monkeypatch, capsys, "pruning")
     dense, pruned = re.findall(r"test accuracy ([0-9.]+)", out)
     assert float(pruned) > float(dense) - 0.03 > 0.87
     assert float(re.search(r"([0-9.]+)% of the kernels' weights are zero", out)[1]) >= 80

@@ -3,11 +3,11 @@
 import re
 
 import pytest
-from example_runs import check_refusal, printed
+from example_runs import check_refusal, printed_here
 
 
-def test_a_fifth_of_the_multiplications():
-    out = printed("shrink", "--epochs", "6")
+def test_a_fifth_of_the_multiplications(monkeypatch, capsys):
+    out = printed_here(monkeypatch, capsys, "shrink", "--epochs", "6")
     before, after = re.search(r"test accuracy ([0-9.]+), of the smaller model ([0-9.]+)", out).groups()
     assert float(after) > float(before) - 0.03
     assert float(after) > 0.8

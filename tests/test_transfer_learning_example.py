@@ -3,11 +3,11 @@
 import re
 
 import pytest
-from example_runs import check_refusal, printed
+from example_runs import check_refusal, printed_here
 
 
-def test_from_one_task_to_the_other_and_out_of_the_package():
-    out = printed("transfer_learning", "--epochs", "40", "--examples", "20")
+def test_from_one_task_to_the_other_and_out_of_the_package(monkeypatch, capsys):
+    out = printed_here(monkeypatch, capsys, "transfer_learning", "--epochs", "40", "--examples", "20")
     assert float(re.search(r"saved with a test accuracy of ([0-9.]+)", out)[1]) > 0.9
     assert re.search(r"hidden/kernel .* GroupLasso.* Dense.kernel_regularizer", out)
     plain, penalised = re.findall(r"^\| (?:none|Group.*) \| ([0-9.]+) \| (\d+)", out, re.MULTILINE)
