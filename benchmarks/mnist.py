@@ -49,12 +49,15 @@ WEIGHTS = {"lenet-300-100": 266_200, "lenet-5": 430_500}
 """Without biases."""
 
 
-def train(model, data, rate, epochs, wrap=None, callbacks=()):
-    """With Adam along a cosine."""
+INNER = {"adam": keras.optimizers.Adam, "sgd": lambda rate: keras.optimizers.SGD(rate, momentum=0.9)}
+
+
+def train(model, data, rate, epochs, wrap=None, callbacks=(), inner="adam"):
+    """Along a cosine."""
     schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * math.ceil(len(data[0]) / BATCH))
-    adam = keras.optimizers.Adam(schedule)
+    optimizer = INNER[inner](schedule)
     model.compile(
-        wrap(adam) if wrap else adam,
+        wrap(optimizer) if wrap else optimizer,
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         steps_per_execution=1 if keras.backend.backend() == "torch" else STEPS_AT_ONCE,

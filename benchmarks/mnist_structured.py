@@ -12,6 +12,9 @@ starts from what the one before has left:
   parameters, are left. Pixels are not among its units.
 - `widths`: so many pixels and units of each layer, by `L0Constraint` on the rows of kernels along the same ramp, then `compact`; of LeNet-5
   so many filters and units, by their columns.
+- `penalty`: a penalty on the rows of kernels, pixels and units, under `Proximal(SGD)`, each layer's strength weighed by the multiplications
+  that one of its rows takes, along a ramp over half of the training; then `compact`.
+- `ramp_down`: `L0Constraint(scope="model")` along a cubic ramp over two thirds of the training, one pool of all kernels.
 - `refit`: with the zeros kept, after `compact`.
 
 All are trained on all but the last 10,000 images of the training set; `validation` is the error on these, by which steps and strengths were
@@ -20,13 +23,15 @@ is left once for each place where it is used, without biases; `non_zeros` counts
 there is not run again, and with `--cache` neither are steps that runs share.
 """
 
-from mnist import Study, kernels, main, with_noise
+import math
+
+from mnist import WEIGHTS, Study, kernels, main, with_noise
 
 from keras_reg.callbacks import StrengthScheduler
 from keras_reg.layers import GaussianGate, HardConcreteGate
 from keras_reg.models import attach, compaction_plan, detach, insert_gates
 from keras_reg.optimizers import Proximal
-from keras_reg.regularizers import GaussianGatePenalty, HardConcreteL0, L0Constraint, StructuralL0Constraint
+from keras_reg.regularizers import MCP, GaussianGatePenalty, Grouped, GroupLasso, HardConcreteL0, L0Constraint, Lq, StructuralL0Constraint
 
 EVERY = 20
 """Updates between two choices of a constraint, and between two strengths."""
@@ -36,6 +41,11 @@ GATES = {
     "hard-concrete": lambda s, per_sample: HardConcreteGate(initial_open=0.8, per_sample=per_sample, gate_regularizer=HardConcreteL0(s)),
 }
 
+PENALTIES = {
+    "group lasso": lambda s: GroupLasso(s, axis=-2, proximal=True),
+    "group L1/2": lambda s: Grouped(Lq(s, q=0.5), axis=-2, proximal=True),
+    "group MCP": lambda s: Grouped(MCP(s, gamma=3.0), axis=-2, proximal=True),
+}
 
 PUBLISHED = {
     "lenet-300-100": (
@@ -84,6 +94,33 @@ class Structured(Study):
         self.fit(noisy, rate, epochs, wrap=Proximal, callbacks=ramps)
         detach(noisy)
         self.cut(self.model)
+
+    def penalty(self, kind, strength, epochs, rate, noise, added=0.0):
+        noisy = with_noise(self.model, noise, added)
+        own = kernels(self.model)
+        before = [0, *(kernel.shape[0] for kernel in own)]
+        costs = [kernel.shape[1] + rows for kernel, rows in zip(own, before, strict=False)]
+        for kernel, cost in zip(own, costs, strict=True):
+            attach(noisy, PENALTIES[kind](1e-9 * cost / costs[0]), include=kernel)
+        half = self.updates(epochs) // 2
+        ramps = [
+            StrengthScheduler(lambda step, s=strength * cost / costs[0]: s * min(1, step / half), freq=EVERY, path=kernel.path)
+            for kernel, cost in zip(own, costs, strict=True)
+        ]
+        self.fit(noisy, rate, epochs, wrap=Proximal, callbacks=ramps, inner="sgd")
+        detach(noisy)
+        self.cut(self.model)
+
+    def ramp_down(self, times, epochs, rate, noise, added=0.0):
+        noisy = with_noise(self.model, noise, added)
+        attach(noisy, L0Constraint(0.0, scope="model", every=EVERY))
+        ramp = StrengthScheduler(self.ramp(epochs, 0.0, self.zeros(times)), freq=EVERY)
+        self.fit(noisy, rate, epochs, wrap=Proximal, callbacks=[ramp])
+        detach(noisy)
+
+    def zeros(self, times):
+        """The share of today's weights that has to be zero for so many times fewer than the whole network has."""
+        return 1 - WEIGHTS[self.network] / times / sum(math.prod(kernel.shape) for kernel in kernels(self.model))
 
     def refit(self, epochs, rate, noise, added=0.0):
         self.cut(self.model)

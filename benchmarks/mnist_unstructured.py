@@ -6,7 +6,6 @@
 The second runs all rows, or what `--out` lacks of them, and writes table and figure. A row is a list of steps, in `RECIPES`, each of which
 starts from what the one before has left: those of `mnist_structured.py`, and
 
-- `ramp_down`: `L0Constraint(scope="model")` along a cubic ramp over two thirds of the training, one pool of all kernels.
 - `l1`: `L1` under `TargetSparsity`, to the same number of zeros.
 
 All are trained on all but the last 10,000 images of the training set; `validation` is the error on these, by which steps were chosen,
@@ -14,15 +13,13 @@ All are trained on all but the last 10,000 images of the training set; `validati
 other. A run is a line of `--out`; what is there is not run again, and with `--cache` neither are steps that runs share.
 """
 
-import math
-
-from mnist import WEIGHTS, kernels, main, with_noise
+from mnist import main, with_noise
 from mnist_structured import EVERY, FIRST_BUDGET, GATED, Structured
 
-from keras_reg.callbacks import StrengthScheduler, TargetSparsity
+from keras_reg.callbacks import TargetSparsity
 from keras_reg.models import attach, detach
 from keras_reg.optimizers import Proximal
-from keras_reg.regularizers import L1, L0Constraint
+from keras_reg.regularizers import L1
 
 PUBLISHED = {
     "lenet-300-100": (
@@ -43,17 +40,6 @@ PUBLISHED = {
 
 class Unstructured(Structured):
     compressed = True
-
-    def zeros(self, times):
-        """The share of today's weights that has to be zero for so many times fewer than the whole network has."""
-        return 1 - WEIGHTS[self.network] / times / sum(math.prod(kernel.shape) for kernel in kernels(self.model))
-
-    def ramp_down(self, times, epochs, rate, noise, added=0.0):
-        noisy = with_noise(self.model, noise, added)
-        attach(noisy, L0Constraint(0.0, scope="model", every=EVERY))
-        ramp = StrengthScheduler(self.ramp(epochs, 0.0, self.zeros(times)), freq=EVERY)
-        self.fit(noisy, rate, epochs, wrap=Proximal, callbacks=[ramp])
-        detach(noisy)
 
     def l1(self, times, epochs, rate, noise, added=0.0):
         noisy = with_noise(self.model, noise, added)

@@ -7,7 +7,7 @@ import pytest
 from keras import layers
 
 from keras_reg.optimizers import Proximal
-from keras_reg.regularizers import L1, L2, GroupLasso
+from keras_reg.regularizers import L1, L2, GroupLasso, SparseGroupLasso
 from keras_reg.selection import select_features
 
 X = np.random.default_rng(0).normal(size=(128, 16)).astype("float32")
@@ -37,6 +37,9 @@ def test_the_features_that_matter_stay_longest(tmp_path):
     again = select_features(model, frame, Y, 3, validation_data=(X, Y), folder=tmp_path / "fits", **QUICK)
     assert [p.seconds for p in again.points] == [p.seconds for p in chosen.points]  # read, not computed
     assert again.indices.tolist() == chosen.indices.tolist()
+    other = network(SparseGroupLasso(1e-9, 1.0, axis=-2, proximal=True), optimizer=Proximal("adam"))
+    with pytest.raises(ValueError, match=r"`folder`.*SparseGroupLasso"):
+        select_features(other, frame, Y, 3, validation_data=(X, Y), folder=tmp_path / "fits", start=chosen.points[0].strength, **QUICK)
 
 
 def test_with_sgd_what_stays_is_not_shrunk():

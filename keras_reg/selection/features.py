@@ -136,6 +136,7 @@ def select_features(
     if not given and isinstance(inner_optimizer(copy.optimizer), keras.optimizers.SGD):  # one step for all weights of a group
         attach(copy, Grouped(Lq(1.0, q=0.5), axis=-2, proximal=True), include=[weight], replace=True)
     about = {"k": k, "start": start, "ratio": ratio, "seed": seed, "epochs": fit_arguments.get("epochs", 1)}
+    about["penalty"] = repr(weight.regularizer.with_strength(1.0))
     about["data"] = None if folder is None else fingerprint(vars(data))
     kept = Folder(folder)
     steps = math.ceil(math.log(FARTHEST) / math.log(ratio)) + 1
