@@ -79,7 +79,7 @@ def by_torch(model, optimizer, x, y, steps):
         loss.backward()
         with torch.no_grad():
             optimizer.apply([variable.value.grad for variable in variables], variables)
-    return float(loss)
+    return float(loss.detach())
 
 
 def main() -> int:
