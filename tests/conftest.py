@@ -38,11 +38,6 @@ if keras.backend.backend() == "jax":
     import jax
 
     jax.config.update("jax_default_matmul_precision", "highest")
-elif keras.backend.backend() == "tensorflow":
-    import tensorflow as tf
-
-    # Nor do Grappler's pay for graphs that run a few times.
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 elif keras.backend.backend() == "torch":
     import torch
 
