@@ -160,9 +160,10 @@ class Record:
         stopped = self.configured.proximal and self._prox_acts(models)
         if self.configured.proximal and not stopped:
             let_flow(self.configured, models)
+        penalty = self.in_step()
         if stopped and (own := table(w)) is not None and own.is_lazy:
-            return own.shown
-        w, penalty = self.configured.checked(w), self.in_step()
+            return own.shown * ops.cast(penalty.strength, own.dtype)
+        w = self.configured.checked(w)
         if structure_of(penalty) is not None and not isinstance(w, KerasTensor):
             return self._joint(penalty, w, models, stopped)
         if not stopped or isinstance(w, KerasTensor):

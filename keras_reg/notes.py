@@ -1,4 +1,4 @@
-"""What is known of a penalty without anything being written on it."""
+"""What has become of a penalty, noted beside it: a penalty may be of the user's, and serve many weights."""
 
 import warnings
 import weakref

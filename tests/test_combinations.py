@@ -12,7 +12,7 @@ import pytest
 from keras import layers, ops
 
 from keras_reg.callbacks import StrengthScheduler, TargetSparsity, WeightHistogram
-from keras_reg.layers import GaussianGate, HardConcreteGate
+from keras_reg.layers import Embedding, GaussianGate, HardConcreteGate
 from keras_reg.layers.gate import Gate
 from keras_reg.models import attach, compact, insert_gates, sparsity
 from keras_reg.optimizers import Proximal
@@ -109,7 +109,20 @@ def frozen(penalty):
     return model
 
 
-MODELS = {"sequential": sequential, "unbuilt": unbuilt, "shared": shared, "nested": nested, "recurrent": recurrent, "frozen": frozen}
+def wide(penalty):
+    table = Embedding(7, 3, embeddings_regularizer=penalty)  # the numbers of rows are what floats are cut to
+    return keras.Sequential([keras.Input((4,)), table, layers.Flatten(), layers.Dense(1)])
+
+
+MODELS = {
+    "sequential": sequential,
+    "unbuilt": unbuilt,
+    "shared": shared,
+    "nested": nested,
+    "recurrent": recurrent,
+    "frozen": frozen,
+    "wide": wide,
+}
 
 
 def fit(model, epochs=2, callbacks=(), **kwargs):
@@ -220,8 +233,12 @@ def test_nothing_at_strength_0(thing, situation):
     assert_same(run(thing, situation), without(situation), exactly=BACKEND == "torch" or situation in ("eagerly",))
 
 
-@pytest.mark.parametrize("model", [name for name in MODELS if name != "sequential"])
-@pytest.mark.parametrize("thing", ["L1-loss", "group-prox"])
+IN_MODELS = [(thing, model) for thing in ("L1-loss", "group-prox") for model in MODELS if model != "sequential"]
+# With a penalty in the loss, Keras's own too, the gradient of an embedding is dense, and Adam squares sums instead of adding squares.
+IN_MODELS.remove(("L1-loss", "wide"))
+
+
+@pytest.mark.parametrize(("thing", "model"), IN_MODELS)
 def test_nothing_at_strength_0_in_every_model(thing, model):
     assert_same(run(thing, "fit", model), without("fit", model), exactly=BACKEND == "torch")
 

@@ -20,7 +20,7 @@ def application(make, size):
     return lambda: make(input_shape=(size, size, 3), classes=10, weights=None)
 
 
-def resnet50(**options):
+def short_resnet(**options):
     """With two of its four stacks, each shorter."""
 
     def stacks(x):
@@ -93,10 +93,10 @@ NETWORKS = {"bert": bert, **({"tagger": tagger, "unet": unet, "vit": vit} if BAC
 if BACKEND == "tensorflow":
     NETWORKS |= {
         "VGG16": lambda: A.VGG16(input_shape=(32, 32, 3), include_top=False, pooling="avg", weights=None),
-        "ResNet50": application(resnet50, 32),
+        "ResNet": application(short_resnet, 32),
         "MobileNetV2": application(A.MobileNetV2, 32),
-        "DenseNet121": application(functools.partial(densenet.DenseNet, [2, 2, 3, 2]), 32),
-        "EfficientNetB0": application(functools.partial(efficientnet.EfficientNet, 1.0, 0.4, 32), 32),
+        "DenseNet": application(functools.partial(densenet.DenseNet, [2, 2, 3, 2]), 32),
+        "EfficientNet": application(functools.partial(efficientnet.EfficientNet, 1.0, 0.4, 32), 32),
     }
 elif BACKEND == "torch":
     NETWORKS |= {"MobileNetV2": application(A.MobileNetV2, 32)}

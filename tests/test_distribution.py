@@ -231,10 +231,6 @@ def test_two_processes(tmp_path):
 BACKED_UP = (
     TRAIN
     + """
-if keras.backend.backend() == "tensorflow":
-    import tensorflow as tf
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # as in conftest.py: equal to the last bit
-
 def backed_up(folder, *callbacks):
     model = build(INNER["SGD"]())
     backup = keras.callbacks.BackupAndRestore(f"{folder}/backup")

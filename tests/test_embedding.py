@@ -74,7 +74,7 @@ def same(make):
 def lags(model):
     """Whether there are rows that are not up to date."""
     (table,) = [layer._embeddings for layer in model._flatten_layers() if isinstance(layer, Embedding)]
-    return backend.table(table).is_lazy and float(table._clock) > float(table._all_up_to_date)
+    return backend.table(table).is_lazy and float(table._clock) > 0
 
 
 LAZY = {
@@ -136,6 +136,21 @@ def test_no_step_makes_anything_of_all_rows(case):
     assert not made(Embedding)
 
 
+@pytest.mark.parametrize("metric", ["auto", "euclidean"])
+@pytest.mark.parametrize("inner", [sgd, adagrad])
+@pytest.mark.parametrize("penalty", [lambda: L1(0.0, proximal=True), lambda: GroupLasso(0.0, axis=0, proximal=True)], ids=["L1", "rows"])
+def test_nothing_at_strength_0(penalty, inner, metric):
+    runs = []
+    for put_on, optimizer in ((None, inner()), (penalty, Proximal(inner(), metric))):
+        keras.utils.set_random_seed(0)
+        model = network(Embedding, put_on)
+        # What compilers fuse differently, they round differently.
+        logs = fit(model, optimizer, validation_data=(X[:32], Y[:32]), run_eagerly=keras.backend.backend() == "tensorflow")
+        runs.append([*logs.values(), *weights(model)])
+    for ours, theirs in zip(*runs, strict=True):
+        np.testing.assert_allclose(theirs, ours, **({"rtol": 1e-4, "atol": 1e-7} if keras.backend.backend() == "jax" else {"rtol": 0}))
+
+
 def test_the_penalty_in_the_loss_of_a_small_table(monkeypatch):
     if keras.backend.backend() == "tensorflow":
         from keras_reg.backend import tensorflow_table
@@ -156,7 +171,12 @@ def test_the_penalty_in_the_loss_of_a_large_table():
     model.set_weights([2 * values for values in model.get_weights()])
     loss, _ = model.evaluate(X, Y, verbose=0)
     values = model.predict(X, verbose=0)
-    assert loss == pytest.approx(np.mean((values - Y) ** 2) + 1e-3 * np.abs(model.get_weights()[0]).sum(), rel=1e-4)
+    size = np.abs(model.get_weights()[0]).sum()
+    assert loss == pytest.approx(np.mean((values - Y) ** 2) + 1e-3 * size, rel=1e-4)
+    model.optimizer.set_strength(5e-3)
+    assert model.evaluate(X, Y, verbose=0)[0] - loss == pytest.approx(4e-3 * size, rel=1e-3)
+    fit(model)
+    assert float(ops.convert_to_numpy(sum(model.losses))) == pytest.approx(5e-3 * np.abs(model.get_weights()[0]).sum(), rel=1e-5)
 
 
 # Whoever reads, writes or trains the table otherwise in between.
@@ -267,6 +287,14 @@ def half_precision(layer, folder):
     return weights(model)
 
 
+def quantized(layer, folder):
+    model = network(layer)
+    model.compile(Proximal(sgd()), "mse")
+    model.quantize("int8")
+    assert model.layers[0].quantization_mode == "int8"
+    return [model.predict(X, verbose=0)]
+
+
 def step_by_step(layer, folder):
     model = network(layer)
     fit(model, Proximal(sgd()), run_eagerly=True)
@@ -297,13 +325,22 @@ def stripped(layer, folder):
 
 
 SITUATIONS = [tied, twice_in_a_model, moving_strengths, callbacks_that_look, files, weights_set, other_penalties, other_optimizers]
-SITUATIONS += [low_rank_training, half_precision, step_by_step, values_from_outside, negative_numbers, stripped]
+SITUATIONS += [low_rank_training, half_precision, quantized, step_by_step, values_from_outside, negative_numbers, stripped]
 
 
 @pytest.mark.filterwarnings("ignore:.*is proximal, but no optimizer applies its prox", "ignore:.*has nothing to apply")
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
 @pytest.mark.parametrize("situation", SITUATIONS if keras.backend.backend() == "tensorflow" else [files, stripped])
 def test_situation(situation, tmp_path):
     same(lambda layer: situation(layer, tmp_path))
+
+
+@on_tensorflow
+def test_steps_are_not_added_up_in_half_precision():
+    table = Embedding(ROWS, COLUMNS, embeddings_regularizer=lasso(), dtype="bfloat16")
+    table.build()
+    Proximal(sgd()).build(table.trainable_variables)
+    assert not backend.table(table._embeddings).is_lazy
 
 
 def loop_of_ones_own(layer, compiled):
@@ -332,6 +369,21 @@ def saved_model(layer, folder):
     model.export(folder, verbose=0)
     loaded = tf.saved_model.load(folder)
     return [loaded.serve(X).numpy(), model.predict(X, verbose=0)]
+
+
+def litert(layer, folder):
+    import tensorflow as tf
+
+    model = network(layer)
+    fit(model, Proximal(sgd()))
+    model.export(folder / "model.tflite", format="litert", verbose=0)
+    interpreter = tf.lite.Interpreter(str(folder / "model.tflite"))
+    (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.resize_tensor_input(given["index"], X.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(given["index"], X.astype(given["dtype"]))
+    interpreter.invoke()
+    return [interpreter.get_tensor(made["index"]), model.predict(X, verbose=0)]
 
 
 def checkpoint_of_tensorflow(layer, folder):
@@ -363,11 +415,12 @@ def ragged_and_sparse(layer, folder):
     return [ops.convert_to_numpy(ops.convert_to_tensor(values, sparse=False)) for values in found]
 
 
-OF_TENSORFLOW = [saved_model, checkpoint_of_tensorflow, replicas, ragged_and_sparse]
+OF_TENSORFLOW = [saved_model, litert, checkpoint_of_tensorflow, replicas, ragged_and_sparse]
 OF_TENSORFLOW += [lambda layer, folder: loop_of_ones_own(layer, True), lambda layer, folder: loop_of_ones_own(layer, False)]
 
 
 @on_tensorflow
+@pytest.mark.filterwarnings(r"ignore:\s*Warning. tf.lite.Interpreter is deprecated")
 @pytest.mark.parametrize("situation", OF_TENSORFLOW, ids=lambda situation: situation.__name__)
 def test_situation_of_tensorflow(situation, tmp_path):
     same(lambda layer: situation(layer, tmp_path))

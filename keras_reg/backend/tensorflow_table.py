@@ -10,14 +10,16 @@ import tensorflow as tf
 PER_UPDATE = 2**14
 """All rows are brought up to date, and the penalty in the loss with them, so often that there are at most so many weights for each update:
 little beside the time of a step."""
+LONGEST = 1000
+"""Updates after which they are at the latest: in float32 the last of very many steps that are added up would be lost."""
 
 
 class Table(keras.Variable):
     """Rows that no step touches are left alone, and the proxes that they have missed are applied as one when they are read.
 
     That works for penalties whose prox after a step `a` and then after a step `b` is the prox after a step `a + b`: norms. The steps,
-    times strengths, of all updates so far are added up in a clock; of each row is known at what time it was last up to date. Whoever
-    reads the whole variable finds it up to date.
+    times strengths, of all updates since the whole table was up to date are added up in a clock; of each row is known at what time it was
+    last up to date. Whoever reads the whole variable finds it up to date.
     """
 
     _prox: Callable | None = None  # until an optimizer has claimed the table; of the class, so that a variable can become one
@@ -32,18 +34,16 @@ class Table(keras.Variable):
 
         Args:
             prox: `prox(rows, due, ids)` is what proxes of the steps `due`, a column, at strength 1 make of the rows; without `ids` of all.
-            value_of: The penalty of all rows.
+            value_of: The penalty of all rows at strength 1.
         """
         self.be_eager()
         with tf.init_scope():
             if not hasattr(self, "_clock"):
-                # Added up over many updates: in float32 the last ones would be lost.
-                self._clock, self._all_up_to_date = (tf.Variable(0.0, trainable=False, dtype=tf.float64) for _ in range(2))
-                self._up_to_date = tf.Variable(tf.zeros(self._value.shape[:1], tf.float64), trainable=False)
-                self._shown = tf.Variable(0.0, trainable=False, dtype=self.dtype)
-                self._period = math.ceil(math.prod(self._value.shape) / PER_UPDATE)
+                self._clock, self._shown = (tf.Variable(0.0, trainable=False, dtype=self.dtype) for _ in range(2))
+                self._up_to_date = tf.Variable(tf.zeros(self._value.shape[:1], self.dtype), trainable=False)
+                self._period = min(math.ceil(math.prod(self._value.shape) / PER_UPDATE), LONGEST)
             self._prox, self._value_of = prox, value_of
-            self._shown.assign(value_of(self._value.value()))
+            self._all_are_up_to_date()
 
     def be_eager(self) -> None:
         """From here on every update goes over all rows."""
@@ -54,22 +54,31 @@ class Table(keras.Variable):
 
     @property
     def shown(self) -> Any:
-        """The penalty, when all rows were last up to date."""
+        """The penalty at strength 1; in a graph that of when all rows were last up to date."""
+        if tf.executing_eagerly():
+            self._catch_up_if_behind()
         return self._shown.value()
 
     def catch_up(self) -> None:
         """Bring all rows up to date, in their place."""
-        since = tf.maximum(self._up_to_date, self._all_up_to_date)
-        self._value.assign(self._prox(self._value.value(), self._due(since), None))
-        self._all_up_to_date.assign(self._clock)
+        self._value.assign(self._prox(self._value.value(), self._due(self._up_to_date), None))
+        self._all_are_up_to_date()
+
+    def _catch_up_if_behind(self) -> None:
+        if self._clock.numpy() != 0:
+            self.catch_up()
+
+    def _all_are_up_to_date(self) -> None:
+        self._clock.assign(0.0)
+        self._up_to_date.assign(tf.zeros_like(self._up_to_date))
         self._shown.assign(self._value_of(self._value.value()))
 
     def _due(self, since: Any) -> Any:
-        return tf.cast(self._clock - since, self.dtype)[:, None]
+        return (self._clock - since)[:, None]
 
     def _current(self, ids: Any) -> Any:
         rows = tf.stop_gradient(tf.gather(self._value, ids))
-        return self._prox(rows, self._due(tf.maximum(tf.gather(self._up_to_date, ids), self._all_up_to_date)), ids)
+        return self._prox(rows, self._due(tf.gather(self._up_to_date, ids)), ids)
 
     def rows(self, ids: Any) -> Any:
         """The rows of these numbers, up to date; of the others nothing is read, and gradients are `tf.IndexedSlices`."""
@@ -84,24 +93,23 @@ class Table(keras.Variable):
         """Whether the gradient says which rows it is of."""
         return isinstance(gradient, tf.IndexedSlices)
 
-    def update_rows(self, gradient: Any, change: Callable[[Any, Any, Any, Any], Any], due: Any, updates: Any) -> None:
+    def update_rows(self, gradient: Any, step: Callable[[Any, Any], None], due: Any, updates: Any) -> None:
         """A step of an optimizer, and its prox, on the rows that a gradient has.
 
         Args:
             gradient: `tf.IndexedSlices`.
-            change: `change(ids, rows, slopes, squares)` gives the rows after the step. Of what a row has several gradients of, `slopes`
-                has the sum, and `squares` the sum of their squares as `tf.IndexedSlices`.
+            step: `step(gradient, rows)` makes the optimizer's step on TensorFlow's own variable, in which those rows are up to date.
             due: The step times the strength of the prox.
             updates: The number of those before this one.
         """
-        ids, places = tf.unique(gradient.indices)
-        values, number = tf.cast(gradient.values, self.dtype), tf.size(ids)
-        slopes, squares = (tf.math.unsorted_segment_sum(part, places, number) for part in (values, tf.square(values)))
-        rows = change(ids, self._current(ids), slopes, tf.IndexedSlices(squares, ids))
+        ids, _ = tf.unique(gradient.indices)
+        self._value.scatter_update(tf.IndexedSlices(self._current(ids), ids))
+        step(gradient, self._value)
         due = tf.cast(due, self.dtype)
-        self._clock.assign_add(tf.cast(due, tf.float64))
-        self._value.scatter_update(tf.IndexedSlices(self._prox(rows, due * tf.ones((number, 1), self.dtype), ids), ids))
-        self._up_to_date.scatter_update(tf.IndexedSlices(tf.fill((number,), self._clock.value()), ids))
+        self._clock.assign_add(due)
+        rows = self._prox(tf.gather(self._value, ids), due * tf.ones((tf.size(ids), 1), self.dtype), ids)
+        self._value.scatter_update(tf.IndexedSlices(rows, ids))
+        self._up_to_date.scatter_update(tf.IndexedSlices(tf.fill((tf.size(ids),), self._clock.value()), ids))
         tf.cond(tf.equal((updates + 1) % self._period, 0), self._caught_up, lambda: False)
 
     def _caught_up(self) -> bool:
@@ -113,8 +121,8 @@ class Table(keras.Variable):
     @property
     def value(self) -> Any:
         # In a graph it is asked for the variable far more often than for its values; `__tf_tensor__` is asked for these.
-        if self.is_lazy and tf.executing_eagerly() and self._clock.numpy() != self._all_up_to_date.numpy():
-            self.catch_up()
+        if self.is_lazy and tf.executing_eagerly():
+            self._catch_up_if_behind()
         return super().value
 
     @property
@@ -129,8 +137,7 @@ class Table(keras.Variable):
     def _direct_assign(self, value: Any) -> None:
         super()._direct_assign(value)
         if self.is_lazy:
-            self._all_up_to_date.assign(self._clock)
-            self._shown.assign(self._value_of(self._value.value()))
+            self._all_are_up_to_date()
 
 
 @tf.custom_gradient

@@ -20,8 +20,9 @@ class Embedding(keras.layers.Embedding):
     - `GroupLasso(strength, axis=0, proximal=True)`: one group for each row, under SGD or with `metric="euclidean"`.
 
     A row that no batch touches has its proxes applied as one, by `prox_a(prox_b(w)) = prox_{a+b}(w)`, as soon as it is read: by the layer,
-    or by whoever reads the weights. Weights, outputs, zeros and files are those of Keras's layer, up to rounding. The penalty in the
-    loss is that of when the whole table was last read, which is at least each `input_dim * output_dim / 16,384` updates.
+    or by whoever reads the weights. Weights, outputs, zeros and files are those of Keras's layer, up to rounding. The loss of a
+    compiled step shows the penalty of when the whole table was last read, which is at least each
+    `min(input_dim * output_dim / 16,384, 1000)` updates.
 
     With other penalties, with momentum, weight decay, averages (EMA), gradient accumulation or `keep_zeros=True`, with other optimizers,
     under a `tf.distribute` strategy and with LoRA it is as Keras's layer: the time follows the rows that exist. On JAX and PyTorch it is
@@ -51,7 +52,7 @@ class Embedding(keras.layers.Embedding):
     >>> bool((rows[50:] == 0).all())
     True
 
-    Reference: [Duchi and Singer, 2009](https://jmlr.org/papers/v10/duchi09a.html), section 5.2: lazy updates.
+    Reference: [Duchi and Singer, 2009](https://jmlr.org/papers/v10/duchi09a.html): lazy updates for data of many dimensions.
     """
 
     def build(self, input_shape: Any = None) -> None:
@@ -68,3 +69,7 @@ class Embedding(keras.layers.Embedding):
             return super().call(inputs)
         ids = inputs if inputs.dtype in ("int32", "int64") else keras.ops.cast(inputs, "int32")
         return keras.ops.cast(look_up(self._embeddings, ids), self.compute_dtype)
+
+    def quantize(self, mode: Any = None, type_check: bool = True, **kwargs: Any) -> None:
+        del type_check  # by which Keras leaves classes alone that derive from its own
+        super().quantize(mode, type_check=False, **kwargs)

@@ -29,29 +29,18 @@ class Rows:
             if (own := table(variable)) is None:
                 continue
             if self._suffices(variable):
-                own.be_lazy(*self._prox_and_value(variable))
+                unit, factor = record(variable).configured.with_strength(1.0), self._factor(variable)
+                own.be_lazy(lambda rows, due, ids, unit=unit, factor=factor: unit.prox(rows, factor(due, ids)), unit.value)
             else:
                 own.be_eager()
-
-    def _prox_and_value(self, variable: Any) -> tuple[Callable[[Any, Any, Any], Any], Callable[[Any], Any]]:
-        # What the optimizer has for the variable is looked up once: to be asked for its place the variable is read.
-        unit, factor = record(variable).configured.with_strength(1.0), self._factor(variable)
-        index = self.optimizer._get_variable_index(variable)
-
-        def prox(rows, due, ids):
-            return unit.prox(rows, factor(due, ids))
-
-        def value_of(w):
-            return ops.cast(self.optimizer.strength_in_step(index), w.dtype) * unit.value(w)
-
-        return prox, value_of
 
     def _suffices(self, variable: Any) -> bool:
         """Whether the rows that a gradient has are all that has to be written, and the proxes of the others can wait."""
         outer, inner = self.optimizer, self.optimizer.inner_optimizer
         adds_up = (type(inner) is keras.optimizers.SGD and not inner.momentum) or type(inner) is keras.optimizers.Adagrad
         more = inner.weight_decay or inner.use_ema or outer.keep_zeros
-        if not adds_up or more or not outer.applies_prox_to(variable):
+        # Steps are added up in the dtype of the variable.
+        if variable.dtype not in ("float32", "float64") or not adds_up or more or not outer.applies_prox_to(variable):
             return False
         penalty = record(variable).configured
         if type(penalty) is GroupLasso:
@@ -62,7 +51,7 @@ class Rows:
         """What the optimizer's own metric makes of the steps that are due."""
         if self.optimizer.metric == "euclidean":
             return lambda due, ids: due
-        total = self._total(variable)
+        total = self._total(variable)  # once: to be asked for its place the variable is read
         return lambda due, ids: due / self._root(total, ids)
 
     def _total(self, variable: Any) -> Any:
@@ -87,15 +76,16 @@ class Rows:
             rest.append((gradient, variable))
         return [gradient for gradient, _ in rest], [variable for _, variable in rest]
 
-    def _step(self, variable: Any, rate: Any) -> Callable[[Any, Any, Any, Any], Any]:
+    def _step(self, variable: Any, rate: Any) -> Callable[[Any, Any], None]:
         inner = self.optimizer.inner_optimizer
+        if isinstance(inner, keras.optimizers.SGD):
+            return lambda gradient, rows: inner.update_step(gradient, rows, rate)
 
-        def step(ids, rows, slopes, squares):
-            slopes = ops.cast(rate, rows.dtype) * slopes
-            if isinstance(inner, keras.optimizers.SGD):
-                return rows - slopes
+        def adagrad(gradient, rows):
+            # Keras's own takes the root of every accumulator.
             total = self._total(variable)
-            inner.assign_add(total, squares)
-            return rows - slopes / self._root(total, ids)
+            inner.assign_add(total, ops.square(gradient))
+            steps = ops.cast(rate, rows.dtype) * gradient.values / self._root(total, gradient.indices)
+            inner.assign_sub(rows, type(gradient)(steps, gradient.indices, gradient.dense_shape))
 
-        return step
+        return adagrad
